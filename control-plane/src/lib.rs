@@ -1,0 +1,6 @@
+//! Watches Istio-shaped YAML, builds generations of the world and serves them as xDS.
+#![deny(unsafe_code)]
+
+pub mod model {
+    pub mod instance;
+}

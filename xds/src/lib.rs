@@ -1,0 +1,4 @@
+//! What both planes agree on. No sockets beyond `transport`, no configuration kinds, nothing of the request path.
+#![deny(unsafe_code)]
+
+pub mod wire;
