@@ -1,0 +1,41 @@
+# What a developer runs. `just` lists it.
+
+default:
+    @just --list
+
+# Format, lints as errors, tests, dependency audit: what every commit passes.
+check:
+    cargo fmt --all -- --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    cargo test --workspace --quiet
+    just deny
+
+# Licences, sources and duplicates; the architecture test checks the same without cargo-deny.
+deny:
+    @if command -v cargo-deny >/dev/null && cargo deny --version | grep -qE ' 0\.(1[6-9]|[2-9][0-9])'; then cargo deny --offline check bans licenses sources; else echo "cargo-deny 0.16 or later is not installed: audited by e2e/tests/architecture.rs only"; fi
+
+# The README's test command.
+test:
+    cargo test
+
+# The mesh on this machine.
+run *ARGS:
+    cargo run --release -- run {{ARGS}}
+
+# Whole-mesh tests, release build, with every real peer required.
+e2e *ARGS:
+    PILLION_REQUIRE=all cargo test --release -p pillion-e2e {{ARGS}}
+
+# The long shapes at full length.
+soak *ARGS:
+    PILLION_SOAK=1 PILLION_REQUIRE=all cargo test --release -p pillion-e2e {{ARGS}}
+
+# Paired measurements of the proxy's cost per request.
+bench *ARGS:
+    cargo build --profile dist -p pillion-proxy -p pillion-control-plane
+    cargo bench -p pillion-e2e {{ARGS}}
+
+# Stripped binaries for packages, in target/dist.
+dist:
+    cargo build --profile dist --bin pillion --bin pillion-proxy --bin pillion-control-plane
+    ls -l target/dist/pillion target/dist/pillion-proxy target/dist/pillion-control-plane
