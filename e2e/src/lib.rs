@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod mesh;
+pub mod metrics;
 pub mod peers;
 
 use std::{

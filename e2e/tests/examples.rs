@@ -1,0 +1,133 @@
+//! Every example does what its README says.
+
+use std::{collections::BTreeMap, path::Path, process::Command, time::Instant};
+
+use http::{Method, StatusCode};
+use pillion_e2e::{
+    client::{self, Client},
+    mesh::Mesh,
+    workspace,
+};
+
+const PRODUCT: &str = "http://product-service/api/products/7";
+
+async fn releases(outbound: &str, requests: usize) -> BTreeMap<String, usize> {
+    let mut client = Client::new(outbound);
+    let mut seen = BTreeMap::new();
+    for _ in 0..requests {
+        let answer = client.get(PRODUCT).await.expect("an answer");
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+        *seen.entry(answer.json()["release"].as_str().unwrap_or("?").to_owned()).or_default() += 1;
+    }
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn canary_splits_ninety_to_ten_within_one_percent_and_obeys_an_edit() {
+    let mut mesh = Mesh::example("canary").await;
+    let outbound = mesh.outbound("visitor");
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let outbound = outbound.clone();
+        tasks.spawn(async move { releases(&outbound, 2500).await });
+    }
+    let mut v2 = 0;
+    while let Some(seen) = tasks.join_next().await {
+        v2 += seen.expect("no request failed").get("v2").copied().unwrap_or(0);
+    }
+    // 20,000 draws: the standard deviation is 0.2 %.
+    assert!((1800..=2200).contains(&v2), "{v2} of 20000 went to v2");
+
+    let edited = mesh.read("routes.yaml").replace("weight: 90", "weight: 0").replace("weight: 10", "weight: 100");
+    mesh.apply("routes.yaml", &edited).await;
+    assert_eq!(releases(&outbound, 200).await, BTreeMap::from([("v2".to_owned(), 200)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn header_routing_sends_testers_to_v2_and_everybody_else_to_v1() {
+    let mesh = Mesh::example("header-routing").await;
+    let outbound = mesh.outbound("visitor");
+    let cases: &[(&str, &str, &[(&str, &str)], u16, &str)] = &[
+        ("everybody", PRODUCT, &[], 200, "v1"),
+        ("a tester's header", PRODUCT, &[("x-user", "tester")], 200, "v2"),
+        ("another's header", PRODUCT, &[("x-user", "testers")], 200, "v1"),
+        ("a cookie among others", PRODUCT, &[("cookie", "a=b; release=v2")], 200, "v2"),
+        ("a cookie that only ends like it", PRODUCT, &[("cookie", "arelease=v2")], 200, "v1"),
+        ("a query parameter", "http://product-service/api/products/7?release=v2", &[], 200, "v2"),
+        ("a rewritten path", "http://product-service/catalogue/7?x=1", &[], 200, "v1"),
+        ("a direct response", "http://product-service/admin", &[], 403, ""),
+        ("near the direct response", "http://product-service/admin/", &[], 404, ""),
+    ];
+    let mut client = Client::new(&outbound);
+    for (name, uri, headers, status, release) in cases {
+        let answer = client.call(Method::GET, uri, headers, "").await.expect("an answer");
+        assert_eq!(answer.status.as_u16(), *status, "{name}: {}", answer.text());
+        assert!(release.is_empty() || answer.json()["release"] == *release, "{name}: {}", answer.text());
+        assert_eq!(answer.header("x-release"), if *release == "v2" { "v2" } else { "" }, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_injection_delays_and_aborts_without_reaching_the_service() {
+    let mesh = Mesh::example("fault-injection").await;
+    let (outbound, app) = (mesh.outbound("visitor"), mesh.app("product-v1", "http"));
+    let mut client = Client::new(&outbound);
+    let begun = Instant::now();
+    let slow = client.call(Method::GET, PRODUCT, &[("x-experiment", "slow")], "").await.expect("an answer");
+    assert!(slow.status == StatusCode::OK && begun.elapsed().as_millis() >= 400, "{:?} after {:?}", slow.status, begun.elapsed());
+    let (mut aborted, requests) = (0, 2000);
+    for _ in 0..requests {
+        let answer = client.call(Method::GET, PRODUCT, &[("x-experiment", "broken")], "").await.expect("an answer");
+        if answer.status == StatusCode::SERVICE_UNAVAILABLE {
+            assert_eq!(answer.text(), "fault filter abort");
+            aborted += 1;
+        }
+    }
+    assert!((400..=600).contains(&aborted), "{aborted} of {requests} aborted; a quarter was asked for");
+    let served = client::get(&app, "/count").await.json()["GET /api/products/7"].as_u64();
+    assert_eq!(served, Some(requests - aborted + 1), "the service saw the others and nothing of the aborted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retries_repeat_reads_only_and_end_with_the_timeout() {
+    let mesh = Mesh::example("retries-and-timeouts").await;
+    let (outbound, app) = (mesh.outbound("visitor"), mesh.app("product-v1", "http"));
+    let mut client = Client::new(&outbound);
+    let count = || async { client::get(&app, "/count").await.json() };
+
+    client::post(&app, "/fault", r#"{"status": 503, "percent": 100}"#).await;
+    assert_eq!(client.get(PRODUCT).await.expect("an answer").status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(count().await["GET /api/products/7"], 4, "a read is tried four times");
+    client.call(Method::POST, PRODUCT, &[], "{}").await.expect("an answer");
+    assert_eq!(count().await["POST /api/products/7"], 1, "a write is tried once");
+
+    client::post(&app, "/fault", r#"{"delay_ms": 5000}"#).await;
+    let begun = Instant::now();
+    let late = client.get(PRODUCT).await.expect("an answer");
+    let took = begun.elapsed().as_millis();
+    assert_eq!(late.status, StatusCode::GATEWAY_TIMEOUT, "{}", late.text());
+    assert!((1900..2600).contains(&took), "504 after {took} ms; 2 s were allowed");
+}
+
+#[test]
+fn every_example_is_free_of_findings_and_has_a_readme() {
+    for entry in std::fs::read_dir(workspace().join("examples")).expect("examples").flatten().filter(|entry| entry.path().is_dir()) {
+        let example = entry.path();
+        let readme = std::fs::read_to_string(example.join("README.md")).unwrap_or_default();
+        assert!(!readme.is_empty() && readme.lines().count() <= 45, "{}: a README of a screen", example.display());
+        assert!(has_local(&example), "{}: Workloads are kept in local/", example.display());
+        let output =
+            Command::new(pillion_e2e::binary("pillion")).args(["validate", "--strict"]).arg(&example).output().expect("pillion runs");
+        assert!(
+            output.status.success(),
+            "{}:\n{}{}",
+            example.display(),
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}
+
+fn has_local(example: &Path) -> bool {
+    example.join("local").is_dir() || example.join("mesh/local").is_dir()
+}
