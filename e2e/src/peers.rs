@@ -5,19 +5,19 @@
 
 use std::{env, path::PathBuf};
 
-/// The path of `program`, looked for in `$PATH` and in `target/peers/bin`.
+/// The path of `program`, looked for in `target/peers/bin` and in `$PATH`.
 ///
 /// # Panics
 /// When it is missing and `PILLION_REQUIRE` is `all` or names it.
 pub fn find(program: &str) -> Option<PathBuf> {
-    let mut places: Vec<PathBuf> = env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
-    places.push(crate::workspace().join("target/peers/bin"));
+    let mut places = vec![crate::workspace().join("target/peers/bin")];
+    places.extend(env::var_os("PATH").iter().flat_map(env::split_paths));
     let found = places.into_iter().map(|place| place.join(program)).find(|path| path.is_file());
     if found.is_none() {
         let required = env::var("PILLION_REQUIRE").unwrap_or_default();
         assert!(
             required != "all" && !required.split(',').any(|name| name == program),
-            "{program} is required by PILLION_REQUIRE and is neither in $PATH nor in target/peers/bin"
+            "{program} is required by PILLION_REQUIRE and is neither in target/peers/bin nor in $PATH"
         );
         eprintln!("skipped: {program} is not installed (`.ci/run` installs it)");
     }
