@@ -12,6 +12,7 @@ use http::HeaderValue;
 
 use super::cluster::ClusterName;
 use super::route_table::RouteTable;
+use crate::telemetry::access_log::AccessLog;
 
 /// Which side of the workload a listener serves.
 ///
@@ -100,7 +101,8 @@ pub struct TcpProxy {
     pub idle_timeout: Option<Duration>,
     /// Tries to connect, at least 1. Source: `max_connect_attempts`.
     pub max_connect_attempts: u32,
-    pub access_logs: Vec<Arc<AccessLog>>,
+    /// All logs of this filter, compiled. What its formats print is captured by its `capture_*` functions while a head is at hand.
+    pub access_log: Arc<AccessLog>,
 }
 
 /// Source: `TcpProxy.cluster` or `TcpProxy.weighted_clusters`.
@@ -146,7 +148,8 @@ pub struct HttpManager {
     pub connect: bool,
     /// The fault filter is in the chain, so per-route faults apply. Source: `envoy.filters.http.fault`.
     pub fault: bool,
-    pub access_logs: Vec<Arc<AccessLog>>,
+    /// All logs of this filter, compiled. What its formats print is captured by its `capture_*` functions while a head is at hand.
+    pub access_log: Arc<AccessLog>,
 }
 
 impl Default for HttpManager {
@@ -169,7 +172,7 @@ impl Default for HttpManager {
             upgrades: vec!["websocket".into()],
             connect: false,
             fault: false,
-            access_logs: Vec::new(),
+            access_log: Arc::default(),
         }
     }
 }
@@ -215,24 +218,6 @@ impl Default for Http2Settings {
             keep_alive_timeout: Duration::from_secs(20),
         }
     }
-}
-
-/// One access log: where to and in which layout. The layout is compiled by `telemetry::access_log`.
-///
-/// Source: `envoy.extensions.access_loggers.file.v3.FileAccessLog`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AccessLog {
-    /// A path, `/dev/stdout` or `/dev/stderr`.
-    pub path: Box<str>,
-    pub format: AccessLogFormat,
-}
-
-/// Source: `SubstitutionFormatString`; operators between `%`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AccessLogFormat {
-    Text(Box<str>),
-    /// Key and value format, in the order to print.
-    Json(Vec<(Box<str>, Box<str>)>),
 }
 
 /// Every listener, and the choice of one for a destination address.

@@ -11,11 +11,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+use http::{HeaderValue, Method, Uri, Version};
 use tokio::time::Instant;
 
 use crate::config::cluster::{Cluster, Endpoint, PeerLabels};
 use crate::config::listener::{Direction, HttpManager, Listener, TcpProxy};
+use crate::telemetry::access_log::Captured;
 
 /// Telemetry of one worker. Called on the worker's thread, so it may use cells and never blocks.
 ///
@@ -69,7 +70,7 @@ pub enum Protocol {
 pub struct RequestRecord<'a> {
     pub direction: Direction,
     pub listener: &'a Listener,
-    /// For `stat_prefix` and `access_logs`.
+    /// For `stat_prefix` and `access_log`.
     pub manager: &'a HttpManager,
     pub protocol: Protocol,
     /// HTTP version of the downstream.
@@ -108,7 +109,7 @@ pub struct RequestRecord<'a> {
     pub downstream_remote: SocketAddr,
     pub downstream_local: SocketAddr,
     pub upstream_local: Option<SocketAddr>,
-    /// Present when the manager has access logs.
+    /// Present unless the manager's `access_log.is_off()`.
     pub log: Option<&'a LogFacts>,
 }
 
@@ -120,12 +121,12 @@ pub struct LogFacts {
     pub uri: Uri,
     /// `Host` or `:authority` as received.
     pub authority: Option<HeaderValue>,
-    /// Request headers as received plus those the proxy adds (`x-request-id`).
-    pub request_headers: HeaderMap,
-    /// Response headers as sent; empty when no response was.
-    pub response_headers: HeaderMap,
-    /// Trailers as sent.
-    pub response_trailers: Option<HeaderMap>,
+    /// Of the request's headers as received plus those the proxy adds (`x-request-id`): `access_log.capture_request(&headers)`.
+    pub request_headers: Captured,
+    /// Of the response's headers as sent: `capture_response`; the default when no response was.
+    pub response_headers: Captured,
+    /// Of the trailers as sent: `capture_trailers`.
+    pub response_trailers: Captured,
 }
 
 /// All facts of one TCP connection.
@@ -212,6 +213,11 @@ impl ResponseFlags {
 
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
+    }
+
+    /// The flag of a short form (`UF`). `None`: no flag that this proxy sets.
+    pub fn from_short(short: &str) -> Option<Self> {
+        Self::SHORT.iter().find(|(_, name)| *name == short).map(|(flag, _)| *flag)
     }
 }
 
