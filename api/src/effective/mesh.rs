@@ -1,0 +1,131 @@
+//! The mesh's own settings, and the rules that only they decide.
+//!
+//! In:  ConfigMap `istio` of the root namespace, key `mesh`, or a MeshConfig given by the caller; a route's `retries`.
+//! Out: [`Mesh`] with every default filled in, [`RetryPolicy`].
+
+use std::time::Duration;
+
+use crate::host;
+use crate::kinds::mesh_config::{MeshConfig, MeshOutboundTrafficPolicyMode};
+use crate::kinds::virtual_service::HttpRetry;
+
+/// Retries of a route for which neither the route nor the mesh says anything. Source: `route/retry/retry.go`.
+pub const DEFAULT_RETRY_ATTEMPTS: u32 = 2;
+pub const DEFAULT_RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
+
+/// MeshConfig with its defaults.
+#[derive(Clone, Debug)]
+pub struct Mesh {
+    pub config: MeshConfig,
+    /// Where selector-less policies are mesh-wide; `istio-system` unless set.
+    pub root_namespace: String,
+    /// The suffix of cluster hosts, `cluster.local`.
+    pub cluster_domain: String,
+    /// The trust domain of identities, `cluster.local` unless set.
+    pub trust_domain: String,
+    /// Requests to unknown hosts are refused (`REGISTRY_ONLY`) rather than passed on.
+    pub registry_only: bool,
+    /// How long a connection may take to come up when no DestinationRule says; 10 s unless set.
+    pub connect_timeout: Duration,
+}
+
+impl Default for Mesh {
+    fn default() -> Self {
+        Self::new(MeshConfig::default())
+    }
+}
+
+impl Mesh {
+    pub fn new(config: MeshConfig) -> Self {
+        let or = |text: &str, default: &str| if text.is_empty() { default.to_owned() } else { text.to_owned() };
+        Self {
+            root_namespace: or(&config.root_namespace, "istio-system"),
+            cluster_domain: host::CLUSTER_DOMAIN.to_owned(),
+            trust_domain: or(&config.trust_domain, "cluster.local"),
+            registry_only: config.outbound_traffic_policy.as_ref().is_some_and(|p| p.mode == MeshOutboundTrafficPolicyMode::RegistryOnly),
+            connect_timeout: config.connect_timeout.unwrap_or(Duration::from_secs(10)),
+            config,
+        }
+    }
+
+    /// The full name that a host in a rule of `namespace` means.
+    pub fn expand(&self, name: &str, namespace: &str) -> String {
+        host::expand(name, namespace, &self.cluster_domain)
+    }
+
+    /// What a route retries: its own `retries`, else the mesh's `defaultHttpRetryPolicy`, else the built-in policy. `None`: not at all.
+    ///
+    /// A block without `attempts` means 0 attempts and disables retries; a block without `retryOn` retries on the built-in list.
+    pub fn retry_policy(&self, route: Option<&HttpRetry>) -> Option<RetryPolicy> {
+        let Some(block) = route.or(self.config.default_http_retry_policy.as_ref()) else {
+            return Some(RetryPolicy::built_in());
+        };
+        let attempts = u32::try_from(block.attempts).ok().filter(|a| *a > 0)?;
+        let mut policy = RetryPolicy { attempts, per_try_timeout: block.per_try_timeout, backoff: block.backoff, ..RetryPolicy::built_in() };
+        policy.remote_localities = block.retry_remote_localities.unwrap_or(false);
+        policy.avoid_previous_hosts = block.retry_ignore_previous_hosts.unwrap_or(true);
+        if !block.retry_on.trim().is_empty() {
+            policy.on(&block.retry_on);
+        }
+        Some(policy)
+    }
+}
+
+/// When and how often a request is tried again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Retries after the first try, at least 1.
+    pub attempts: u32,
+    /// Conditions in Envoy's words, in the order written.
+    pub retry_on: Vec<String>,
+    /// Status codes that are retried when received.
+    pub status_codes: Vec<u32>,
+    /// Bounds each try, the first included.
+    pub per_try_timeout: Option<Duration>,
+    /// Base interval of the exponential back-off; 25 ms when unset.
+    pub backoff: Option<Duration>,
+    pub remote_localities: bool,
+    /// Prefer hosts that were not tried yet.
+    pub avoid_previous_hosts: bool,
+}
+
+impl RetryPolicy {
+    /// What Istio does when nobody says anything.
+    pub fn built_in() -> Self {
+        let mut policy = Self {
+            attempts: DEFAULT_RETRY_ATTEMPTS,
+            retry_on: Vec::new(),
+            status_codes: Vec::new(),
+            per_try_timeout: None,
+            backoff: None,
+            remote_localities: false,
+            avoid_previous_hosts: true,
+        };
+        policy.on(DEFAULT_RETRY_ON);
+        policy
+    }
+
+    /// Splits a `retryOn` list: a number with a known reason phrase is a status code, and adds `retriable-status-codes`.
+    fn on(&mut self, list: &str) {
+        self.retry_on.clear();
+        self.status_codes.clear();
+        for word in list.split(',').map(str::trim).filter(|w| !w.is_empty()) {
+            match word.parse::<u32>() {
+                Ok(code) if (100..600).contains(&code) => self.status_codes.push(code),
+                _ => self.retry_on.push(word.to_owned()),
+            }
+        }
+        if !self.status_codes.is_empty() && !self.retries_on("retriable-status-codes") {
+            self.retry_on.push("retriable-status-codes".to_owned());
+        }
+    }
+
+    pub fn retries_on(&self, word: &str) -> bool {
+        self.retry_on.iter().any(|w| w == word)
+    }
+
+    /// Whether a try that `perTryTimeout` cuts is tried again: only `5xx`, `gateway-error` and `reset` cover that. Source: Envoy's retry state.
+    pub fn retries_slow_tries(&self) -> bool {
+        ["5xx", "gateway-error", "reset"].iter().any(|word| self.retries_on(word))
+    }
+}

@@ -1,0 +1,288 @@
+//! Which VirtualService routes a client's requests, and which of its routes are there for whom.
+//!
+//! In:  an [`ObjectSet`] and the mesh's settings; then a client, or a gateway server.
+//! Out: for a sidecar one VirtualService per host (never merged); for a gateway merged routes; each as positions into the objects.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::mesh::Mesh;
+use super::selector::{Labels, selects};
+use super::visibility::{ExportTo, Reach};
+use crate::host::{self, HostIndex};
+use crate::kinds::gateway::Gateway;
+use crate::kinds::virtual_service::{HttpMatchRequest, HttpRoute, VirtualService};
+use crate::set::{ObjectIndex, ObjectSet, Of};
+use crate::string_match::StringMatch;
+
+/// The gateway name that means every sidecar.
+pub const MESH: &str = "mesh";
+
+/// Who asks for routes: what `match` conditions about the client are resolved against.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteClient<'a> {
+    /// `mesh`, or the gateway as `namespace/name`.
+    pub gateway: &'a str,
+    /// Of the proxy's workload.
+    pub namespace: &'a str,
+    pub labels: &'a Labels,
+    /// The service port (listener port) the request comes in on.
+    pub port: u32,
+}
+
+/// One route to build: a rule of a VirtualService and one of its match entries (`None`: the rule has none and takes everything).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteRef {
+    pub virtual_service: ObjectIndex,
+    /// Position in `http`.
+    pub rule: usize,
+    /// Position in that rule's `match`.
+    pub condition: Option<usize>,
+}
+
+/// A virtual host of a gateway server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayHost {
+    pub host: String,
+    /// In order of evaluation.
+    pub routes: Vec<RouteRef>,
+}
+
+#[derive(Clone, Debug)]
+struct Candidate {
+    index: ObjectIndex,
+    namespace: String,
+    export_to: ExportTo,
+}
+
+/// Every VirtualService, by host for sidecars and by gateway for gateways.
+#[derive(Debug, Default)]
+pub(super) struct VirtualServices {
+    mesh: HostIndex<Vec<Candidate>>,
+    /// Hosts of mesh VirtualServices, most specific first.
+    mesh_hosts: Vec<String>,
+    /// By `namespace/name` of the gateway, oldest first.
+    by_gateway: HashMap<String, Vec<Candidate>>,
+}
+
+impl VirtualServices {
+    pub fn new(set: &ObjectSet, mesh: &Mesh) -> Self {
+        let mut all = Self::default();
+        for item in set.of::<VirtualService>().filter(|item| !item.spec.hosts.is_empty()) {
+            let export_to = ExportTo::new(&item.spec.export_to, item.namespace(), &mesh.config.default_virtual_service_export_to);
+            let candidate = Candidate { index: item.index, namespace: item.namespace().to_owned(), export_to };
+            for gateway in gateways(item) {
+                if gateway == MESH {
+                    for name in &item.spec.hosts {
+                        let host = mesh.expand(name, item.namespace());
+                        let bucket = all.mesh.entry(&host, Vec::new);
+                        if bucket.is_empty() {
+                            all.mesh_hosts.push(host);
+                        }
+                        if bucket.last().is_none_or(|last| last.index != item.index) {
+                            bucket.push(candidate.clone());
+                        }
+                    }
+                } else {
+                    all.by_gateway.entry(gateway).or_default().push(candidate.clone());
+                }
+            }
+        }
+        all.mesh_hosts.sort_by(|a, b| host::by_specificity(a, b));
+        all
+    }
+
+    fn for_host(&self, client_namespace: &str, host: &str) -> Option<ObjectIndex> {
+        self.mesh.matching(host).find_map(|bucket| first_seen(bucket, client_namespace))
+    }
+
+    fn on_gateway(&self, gateway: &str, client_namespace: &str) -> Vec<ObjectIndex> {
+        let candidates = self.by_gateway.get(gateway).into_iter().flatten();
+        let mut seen: Vec<(Reach, ObjectIndex)> = candidates.filter_map(|c| Some((c.export_to.reach(&c.namespace, client_namespace)?, c.index))).collect();
+        seen.sort_unstable();
+        seen.into_iter().map(|(_, index)| index).collect()
+    }
+}
+
+/// Private before exported by name before public, then the oldest.
+fn first_seen(bucket: &[Candidate], client_namespace: &str) -> Option<ObjectIndex> {
+    let seen = bucket.iter().filter_map(|c| Some((c.export_to.reach(&c.namespace, client_namespace)?, c.index)));
+    seen.min().map(|(_, index)| index)
+}
+
+/// The gateways a VirtualService is bound to: `mesh`, or `namespace/name`; each once. None written means `mesh`.
+pub fn gateways(item: Of<'_, VirtualService>) -> Vec<String> {
+    if item.spec.gateways.is_empty() {
+        return vec![MESH.to_owned()];
+    }
+    let mut names: Vec<String> = Vec::new();
+    for written in &item.spec.gateways {
+        let name = gateway_name(written, item.namespace());
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// `namespace/name` for a gateway as written in an object of `namespace`; `mesh` stays. Source: `resolveGatewayName`.
+pub fn gateway_name(written: &str, namespace: &str) -> String {
+    if written == MESH {
+        return written.to_owned();
+    }
+    match written.split_once('/') {
+        Some((".", name)) => format!("{namespace}/{name}"),
+        Some(_) => written.to_owned(),
+        None => match written.split_once('.') {
+            // The old form `name.namespace[.svc…]`.
+            Some((name, rest)) => format!("{}/{name}", rest.split('.').next().unwrap_or(rest)),
+            None => format!("{namespace}/{written}"),
+        },
+    }
+}
+
+/// Whether a match entry applies to the client at all. With `gateways` given, source conditions are not consulted; without, a gateway's own
+/// labels and namespace are compared like a sidecar's. Source: `sourceMatchHTTP`.
+pub fn applies(condition: &HttpMatchRequest, namespace: &str, client: &RouteClient<'_>) -> bool {
+    if condition.port != 0 && condition.port != client.port {
+        return false;
+    }
+    if !condition.gateways.is_empty() {
+        return condition.gateways.iter().any(|g| gateway_name(g, namespace) == client.gateway);
+    }
+    let same_namespace = condition.source_namespace.is_empty() || condition.source_namespace == client.namespace;
+    same_namespace && selects(&condition.source_labels, client.labels)
+}
+
+/// Whether a match entry takes every request that reaches it: prefix `/` or regex `.*` (or no uri), and no other condition on the request.
+pub fn is_catch_all(condition: &HttpMatchRequest) -> bool {
+    let uri = match &condition.uri {
+        None | Some(StringMatch::Present) => true,
+        Some(StringMatch::Prefix(prefix)) => prefix == "/" || prefix.is_empty(),
+        Some(StringMatch::Regex(regex)) => regex == ".*" || regex == "*",
+        Some(_) => false,
+    };
+    uri && condition.headers.is_empty()
+        && condition.without_headers.is_empty()
+        && condition.query_params.is_empty()
+        && condition.method.is_none()
+        && condition.authority.is_none()
+        && condition.scheme.is_none()
+}
+
+/// Whether a rule is one that can be built: a delegate is merged elsewhere and carries no action of its own.
+fn is_buildable(rule: &HttpRoute) -> bool {
+    rule.delegate.is_none()
+}
+
+/// The routes of one VirtualService for a client, in order, cut after the first that takes everything.
+pub fn http_routes(item: Of<'_, VirtualService>, client: &RouteClient<'_>) -> Vec<RouteRef> {
+    let mut routes = Vec::new();
+    for (position, rule) in item.spec.http.iter().enumerate().filter(|(_, rule)| is_buildable(rule)) {
+        let route = |condition| RouteRef { virtual_service: item.index, rule: position, condition };
+        if rule.r#match.is_empty() {
+            routes.push(route(None));
+            return routes;
+        }
+        for (at, condition) in rule.r#match.iter().enumerate().filter(|(_, c)| applies(c, item.namespace(), client)) {
+            routes.push(route(Some(at)));
+            if is_catch_all(condition) {
+                return routes;
+            }
+        }
+    }
+    routes
+}
+
+impl super::Effective {
+    /// The one VirtualService for a host (normal form, a service's or not) that sidecars in `client_namespace` follow: the most specific host
+    /// among those the client sees; of equals private ones first, then those exported by name, then the oldest. None are merged.
+    pub fn virtual_service(&self, client_namespace: &str, host: &str) -> Option<Of<'_, VirtualService>> {
+        self.routes().for_host(client_namespace, host).map(|index| self.set().at(index))
+    }
+
+    /// Hosts of mesh VirtualServices that no service stands behind, most specific first, each with the VirtualService a client in this
+    /// namespace follows. They work on port 80 only. A wildcard that covers a visible service is not listed: it applies to that service.
+    pub fn unregistered_hosts(&self, client_namespace: &str) -> Vec<(&str, Of<'_, VirtualService>)> {
+        let mut found = Vec::new();
+        for name in &self.routes().mesh_hosts {
+            if self.covers_service(name) {
+                continue;
+            }
+            if let Some(bucket) = self.routes().mesh.exact(name)
+                && let Some(index) = first_seen(bucket, client_namespace)
+            {
+                found.push((name.as_str(), self.set().at(index)));
+            }
+        }
+        found
+    }
+
+    /// The routes of one VirtualService for a client; see [`http_routes`].
+    pub fn http_routes(&self, item: Of<'_, VirtualService>, client: &RouteClient<'_>) -> Vec<RouteRef> {
+        http_routes(item, client)
+    }
+
+    /// What a [`RouteRef`] points to.
+    pub fn route(&self, route: RouteRef) -> (Of<'_, VirtualService>, &HttpRoute, Option<&HttpMatchRequest>) {
+        let item = self.set().at::<VirtualService>(route.virtual_service);
+        let rule = &item.spec.http[route.rule];
+        (item, rule, route.condition.map(|at| &rule.r#match[at]))
+    }
+
+    /// VirtualServices bound to a gateway (`namespace/name`) that its proxy, in `proxy_namespace`, can see; in order of evaluation.
+    pub fn gateway_virtual_services(&self, gateway: &str, proxy_namespace: &str) -> Vec<Of<'_, VirtualService>> {
+        self.routes().on_gateway(gateway, proxy_namespace).into_iter().map(|index| self.set().at(index)).collect()
+    }
+
+    /// The virtual hosts of one server of a gateway: the VirtualServices bound to it whose host lies in a host of the server (or the other way
+    /// round), routes of one host concatenated in order, then those that take everything moved to the end and only the first of them kept.
+    /// Sorted by specificity.
+    pub fn gateway_hosts(&self, gateway: Of<'_, Gateway>, server: usize, client: &RouteClient<'_>) -> Vec<GatewayHost> {
+        let Some(server) = gateway.spec.servers.get(server) else { return Vec::new() };
+        let mut hosts: BTreeMap<String, Vec<RouteRef>> = BTreeMap::new();
+        for item in self.gateway_virtual_services(client.gateway, client.namespace) {
+            let routes = http_routes(item, client);
+            let mut added: Vec<String> = Vec::new();
+            for written in &item.spec.hosts {
+                let name = self.mesh().expand(written, item.namespace());
+                for host in server.hosts.iter().filter_map(|h| intersection(h, gateway.namespace(), &name, item.namespace())) {
+                    if !added.contains(&host) {
+                        hosts.entry(host.clone()).or_default().extend(&routes);
+                        added.push(host);
+                    }
+                }
+            }
+        }
+        let mut all: Vec<GatewayHost> = hosts.into_iter().map(|(host, routes)| GatewayHost { host, routes: self.catch_all_last(routes) }).collect();
+        all.sort_by(|a, b| host::by_specificity(&a.host, &b.host));
+        all
+    }
+
+    fn catch_all_last(&self, routes: Vec<RouteRef>) -> Vec<RouteRef> {
+        let takes_all = |route: &RouteRef| self.route(*route).2.is_none_or(is_catch_all);
+        let (last, mut sorted): (Vec<RouteRef>, Vec<RouteRef>) = routes.into_iter().partition(takes_all);
+        sorted.extend(last.first());
+        sorted
+    }
+}
+
+/// The host that a server's host (`[namespace/]dns`) and a route's host have in common: the narrower of the two; `None` when there is none or
+/// the route's namespace is not admitted.
+pub fn intersection(server_host: &str, gateway_namespace: &str, route_host: &str, route_namespace: &str) -> Option<String> {
+    let (namespace, dns) = server_host.split_once('/').unwrap_or(("*", server_host));
+    let admitted = match namespace {
+        "*" => true,
+        "." => route_namespace == gateway_namespace,
+        namespace => namespace == route_namespace,
+    };
+    let dns = host::normalize(dns);
+    if !admitted {
+        None
+    } else if host::matches(&dns, route_host) {
+        Some(route_host.to_owned())
+    } else if host::matches(route_host, &dns) {
+        Some(dns.into_owned())
+    } else {
+        None
+    }
+}

@@ -1,0 +1,183 @@
+//! All valid objects of one generation: immutable, indexed, cheap to clone.
+//!
+//! In:  [`Valid`] objects in any order.
+//! Out: [`ObjectSet`]: objects by kind and by name, oldest first; a second object of the same kind and name is a finding.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::finding::{Finding, Severity};
+use crate::kinds;
+use crate::{Object, Spec, Valid};
+
+/// A position in an [`ObjectSet`], in order of age: of two objects the one with the smaller number is the older.
+pub type ObjectIndex = u32;
+
+/// An object of one kind, as found in a set.
+#[derive(Debug)]
+pub struct Of<'a, T> {
+    pub index: ObjectIndex,
+    pub object: &'a Arc<Valid<Object>>,
+    pub spec: &'a T,
+}
+
+impl<T> Clone for Of<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Of<'_, T> {}
+
+impl<'a, T> Of<'a, T> {
+    pub fn name(&self) -> &'a str {
+        &self.object.meta.name
+    }
+
+    pub fn namespace(&self) -> &'a str {
+        &self.object.meta.namespace
+    }
+}
+
+/// A kind that a set can be asked for.
+pub trait Kind: Sized + 'static {
+    /// As written in YAML.
+    const NAME: &'static str;
+    fn of(spec: &Spec) -> Option<&Self>;
+}
+
+macro_rules! kinds {
+    ($($variant:ident: $kind:ty,)*) => {$(
+        impl Kind for $kind {
+            const NAME: &'static str = stringify!($variant);
+            fn of(spec: &Spec) -> Option<&Self> {
+                match spec {
+                    Spec::$variant(spec) => Some(spec),
+                    _ => None,
+                }
+            }
+        }
+    )*};
+}
+
+kinds! {
+    VirtualService: kinds::VirtualService,
+    DestinationRule: kinds::DestinationRule,
+    Gateway: kinds::Gateway,
+    ServiceEntry: kinds::ServiceEntry,
+    WorkloadEntry: kinds::WorkloadEntry,
+    WorkloadGroup: kinds::WorkloadGroup,
+    Sidecar: kinds::Sidecar,
+    PeerAuthentication: kinds::PeerAuthentication,
+    RequestAuthentication: kinds::RequestAuthentication,
+    AuthorizationPolicy: kinds::AuthorizationPolicy,
+    Telemetry: kinds::Telemetry,
+    ProxyConfig: kinds::ProxyConfig,
+    Service: kinds::Service,
+    Namespace: kinds::Namespace,
+    ServiceAccount: kinds::ServiceAccount,
+    Secret: kinds::Secret,
+    ConfigMap: kinds::ConfigMap,
+    Deployment: kinds::Deployment,
+    Workload: kinds::Workload,
+}
+
+/// The objects of one generation.
+#[derive(Clone, Debug, Default)]
+pub struct ObjectSet(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Oldest first.
+    objects: Vec<Arc<Valid<Object>>>,
+    by_kind: HashMap<&'static str, OfKind>,
+}
+
+#[derive(Debug, Default)]
+struct OfKind {
+    /// Oldest first.
+    all: Vec<ObjectIndex>,
+    /// By namespace, then name.
+    named: HashMap<String, HashMap<String, ObjectIndex>>,
+}
+
+impl ObjectSet {
+    /// Sorts by age (file path, then position in the file) and drops every object whose kind, namespace and name an older one has already;
+    /// each dropped one is an error.
+    pub fn new(objects: impl IntoIterator<Item = Arc<Valid<Object>>>) -> (Self, Vec<Finding>) {
+        let mut sorted: Vec<_> = objects.into_iter().collect();
+        sorted.sort_by(|a, b| age(a).cmp(&age(b)));
+        let mut inner = Inner { objects: Vec::with_capacity(sorted.len()), by_kind: HashMap::new() };
+        let mut findings = Vec::new();
+        for object in sorted {
+            let index = inner.objects.len() as ObjectIndex;
+            let kind = inner.by_kind.entry(object.kind()).or_default();
+            let names = kind.named.entry(object.meta.namespace.clone()).or_default();
+            if let Some(first) = names.get(&object.meta.name) {
+                findings.push(duplicate(&object, &inner.objects[*first as usize]));
+                continue;
+            }
+            names.insert(object.meta.name.clone(), index);
+            kind.all.push(index);
+            inner.objects.push(object);
+        }
+        (Self(Arc::new(inner)), findings)
+    }
+
+    /// Every object, oldest first.
+    pub fn objects(&self) -> &[Arc<Valid<Object>>] {
+        &self.0.objects
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.objects.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.objects.is_empty()
+    }
+
+    /// The objects of a kind, oldest first.
+    pub fn of<T: Kind>(&self) -> impl ExactSizeIterator<Item = Of<'_, T>> {
+        let all = self.0.by_kind.get(T::NAME).map_or(&[][..], |kind| &kind.all);
+        all.iter().map(|index| self.at(*index))
+    }
+
+    /// How many objects of a kind there are.
+    pub fn count<T: Kind>(&self) -> usize {
+        self.0.by_kind.get(T::NAME).map_or(0, |kind| kind.all.len())
+    }
+
+    /// The object of this kind, namespace and name.
+    pub fn named<T: Kind>(&self, namespace: &str, name: &str) -> Option<Of<'_, T>> {
+        let index = self.0.by_kind.get(T::NAME)?.named.get(namespace)?.get(name)?;
+        Some(self.at(*index))
+    }
+
+    /// The object of kind `T` at an index that this set gave out for `T`.
+    pub fn at<T: Kind>(&self, index: ObjectIndex) -> Of<'_, T> {
+        let object = &self.0.objects[index as usize];
+        let spec = T::of(&object.spec).expect("an index is given out with its kind");
+        Of { index, object, spec }
+    }
+}
+
+/// What decides which of two objects is the older: file path, then position in the file.
+fn age(object: &Object) -> (&str, u32, &str, &str) {
+    let place = object.place("");
+    (object.file(), place.line, &object.meta.namespace, &object.meta.name)
+}
+
+fn duplicate(object: &Object, first: &Object) -> Finding {
+    Finding {
+        severity: Severity::Error,
+        code: "PLN2001",
+        istio: None,
+        object: object.identity(),
+        path: "metadata.name".into(),
+        message: format!("{} is defined twice; this one is not used", object.identity()),
+        help: Some("rename it or delete one of the two; the first by file path, then by position in the file, stays in force".into()),
+        place: object.place("metadata.name"),
+        related: vec![(first.place("metadata.name"), "the one in force".into())],
+    }
+}
