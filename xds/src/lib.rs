@@ -5,4 +5,5 @@ pub mod identity;
 pub mod names;
 pub mod node;
 pub mod resource;
+pub mod subscription;
 pub mod wire;

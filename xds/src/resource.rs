@@ -201,7 +201,8 @@ pub type ResourceMap = BTreeMap<Arc<str>, Encoded>;
 pub struct NodeConfig {
     /// Counted from 1; sent as `system_version_info`.
     pub generation: u64,
-    pub resources: BTreeMap<ResourceType, ResourceMap>,
+    /// Shared between nodes that see the same resources of a type.
+    pub resources: BTreeMap<ResourceType, Arc<ResourceMap>>,
 }
 
 impl NodeConfig {
@@ -212,7 +213,7 @@ impl NodeConfig {
 
     /// Adds a resource, or replaces the one of the same name.
     pub fn insert(&mut self, kind: ResourceType, resource: Encoded) {
-        self.resources.entry(kind).or_default().insert(resource.name.clone(), resource);
+        Arc::make_mut(self.resources.entry(kind).or_default()).insert(resource.name.clone(), resource);
     }
 
     /// Encodes `message` under its own name and adds it.
@@ -223,7 +224,7 @@ impl NodeConfig {
     /// The resources of one type; empty when there are none.
     pub fn of(&self, kind: ResourceType) -> &ResourceMap {
         static NONE: ResourceMap = ResourceMap::new();
-        self.resources.get(&kind).unwrap_or(&NONE)
+        self.resources.get(&kind).map_or(&NONE, |map| map)
     }
 
     pub fn get(&self, kind: ResourceType, name: &str) -> Option<&Encoded> {
