@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use crate::finding::{Finding, Severity};
 use crate::kinds;
-use crate::{Object, Spec, Valid};
+use crate::object::{Kind, Object};
+use crate::validate::Valid;
 
 /// A position in an [`ObjectSet`], in order of age: of two objects the one with the smaller number is the older.
 pub type ObjectIndex = u32;
@@ -40,46 +41,43 @@ impl<'a, T> Of<'a, T> {
 }
 
 /// A kind that a set can be asked for.
-pub trait Kind: Sized + 'static {
-    /// As written in YAML.
-    const NAME: &'static str;
-    fn of(spec: &Spec) -> Option<&Self>;
+pub trait OfKind: Sized + 'static {
+    const KIND: Kind;
+    fn of(object: &Object) -> Option<&Self>;
 }
 
 macro_rules! kinds {
-    ($($variant:ident: $kind:ty,)*) => {$(
-        impl Kind for $kind {
-            const NAME: &'static str = stringify!($variant);
-            fn of(spec: &Spec) -> Option<&Self> {
-                match spec {
-                    Spec::$variant(spec) => Some(spec),
-                    _ => None,
-                }
+    ($($kind:ident $accessor:ident,)*) => {$(
+        impl OfKind for kinds::$kind {
+            const KIND: Kind = Kind::$kind;
+            fn of(object: &Object) -> Option<&Self> {
+                object.$accessor()
             }
         }
     )*};
 }
 
 kinds! {
-    VirtualService: kinds::VirtualService,
-    DestinationRule: kinds::DestinationRule,
-    Gateway: kinds::Gateway,
-    ServiceEntry: kinds::ServiceEntry,
-    WorkloadEntry: kinds::WorkloadEntry,
-    WorkloadGroup: kinds::WorkloadGroup,
-    Sidecar: kinds::Sidecar,
-    PeerAuthentication: kinds::PeerAuthentication,
-    RequestAuthentication: kinds::RequestAuthentication,
-    AuthorizationPolicy: kinds::AuthorizationPolicy,
-    Telemetry: kinds::Telemetry,
-    ProxyConfig: kinds::ProxyConfig,
-    Service: kinds::Service,
-    Namespace: kinds::Namespace,
-    ServiceAccount: kinds::ServiceAccount,
-    Secret: kinds::Secret,
-    ConfigMap: kinds::ConfigMap,
-    Deployment: kinds::Deployment,
-    Workload: kinds::Workload,
+    VirtualService virtual_service,
+    DestinationRule destination_rule,
+    Gateway gateway,
+    ServiceEntry service_entry,
+    WorkloadEntry workload_entry,
+    WorkloadGroup workload_group,
+    Sidecar sidecar,
+    ProxyConfig proxy_config,
+    PeerAuthentication peer_authentication,
+    RequestAuthentication request_authentication,
+    AuthorizationPolicy authorization_policy,
+    Telemetry telemetry,
+    MeshConfig mesh_config,
+    Service service,
+    Namespace namespace,
+    ServiceAccount service_account,
+    Secret secret,
+    ConfigMap config_map,
+    Deployment deployment,
+    Workload workload,
 }
 
 /// The objects of one generation.
@@ -90,11 +88,11 @@ pub struct ObjectSet(Arc<Inner>);
 struct Inner {
     /// Oldest first.
     objects: Vec<Arc<Valid<Object>>>,
-    by_kind: HashMap<&'static str, OfKind>,
+    by_kind: HashMap<Kind, ByName>,
 }
 
 #[derive(Debug, Default)]
-struct OfKind {
+struct ByName {
     /// Oldest first.
     all: Vec<ObjectIndex>,
     /// By namespace, then name.
@@ -111,7 +109,7 @@ impl ObjectSet {
         let mut findings = Vec::new();
         for object in sorted {
             let index = inner.objects.len() as ObjectIndex;
-            let kind = inner.by_kind.entry(object.kind()).or_default();
+            let kind = inner.by_kind.entry(object.kind).or_default();
             let names = kind.named.entry(object.meta.namespace.clone()).or_default();
             if let Some(first) = names.get(&object.meta.name) {
                 findings.push(duplicate(&object, &inner.objects[*first as usize]));
@@ -138,34 +136,33 @@ impl ObjectSet {
     }
 
     /// The objects of a kind, oldest first.
-    pub fn of<T: Kind>(&self) -> impl ExactSizeIterator<Item = Of<'_, T>> {
-        let all = self.0.by_kind.get(T::NAME).map_or(&[][..], |kind| &kind.all);
+    pub fn of<T: OfKind>(&self) -> impl ExactSizeIterator<Item = Of<'_, T>> {
+        let all = self.0.by_kind.get(&T::KIND).map_or(&[][..], |kind| &kind.all);
         all.iter().map(|index| self.at(*index))
     }
 
     /// How many objects of a kind there are.
-    pub fn count<T: Kind>(&self) -> usize {
-        self.0.by_kind.get(T::NAME).map_or(0, |kind| kind.all.len())
+    pub fn count<T: OfKind>(&self) -> usize {
+        self.0.by_kind.get(&T::KIND).map_or(0, |kind| kind.all.len())
     }
 
     /// The object of this kind, namespace and name.
-    pub fn named<T: Kind>(&self, namespace: &str, name: &str) -> Option<Of<'_, T>> {
-        let index = self.0.by_kind.get(T::NAME)?.named.get(namespace)?.get(name)?;
+    pub fn named<T: OfKind>(&self, namespace: &str, name: &str) -> Option<Of<'_, T>> {
+        let index = self.0.by_kind.get(&T::KIND)?.named.get(namespace)?.get(name)?;
         Some(self.at(*index))
     }
 
     /// The object of kind `T` at an index that this set gave out for `T`.
-    pub fn at<T: Kind>(&self, index: ObjectIndex) -> Of<'_, T> {
+    pub fn at<T: OfKind>(&self, index: ObjectIndex) -> Of<'_, T> {
         let object = &self.0.objects[index as usize];
-        let spec = T::of(&object.spec).expect("an index is given out with its kind");
+        let spec = T::of(object).expect("an index is given out with its kind");
         Of { index, object, spec }
     }
 }
 
 /// What decides which of two objects is the older: file path, then position in the file.
-fn age(object: &Object) -> (&str, u32, &str, &str) {
-    let place = object.place("");
-    (object.file(), place.line, &object.meta.namespace, &object.meta.name)
+fn age(object: &Object) -> (&str, usize) {
+    (&object.file, object.document_index)
 }
 
 fn duplicate(object: &Object, first: &Object) -> Finding {
@@ -173,9 +170,9 @@ fn duplicate(object: &Object, first: &Object) -> Finding {
         severity: Severity::Error,
         code: "PLN2001",
         istio: None,
-        object: object.identity(),
+        object: object.reference().to_string(),
         path: "metadata.name".into(),
-        message: format!("{} is defined twice; this one is not used", object.identity()),
+        message: format!("{} is defined twice; this one is not used", object.reference()),
         help: Some("rename it or delete one of the two; the first by file path, then by position in the file, stays in force".into()),
         place: object.place("metadata.name"),
         related: vec![(first.place("metadata.name"), "the one in force".into())],

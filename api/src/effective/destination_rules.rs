@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::mesh::Mesh;
-use super::selector::{Labels, labels_of, selects};
+use super::selector::labels_of;
 use super::services::MeshService;
 use super::visibility::ExportTo;
 use crate::host::HostIndex;
@@ -15,6 +15,7 @@ use crate::kinds::destination_rule::{
     ClientTlsSettings, ConnectionPoolSettings, DestinationRule, LoadBalancerSettings, OutlierDetection, ProxyProtocol, RetryBudget, Subset,
     TrafficPolicy, TunnelSettings,
 };
+use crate::meta::{Labels, selects};
 use crate::set::{ObjectIndex, ObjectSet, Of};
 
 /// DestinationRules of one namespace, host and `exportTo`, merged.
@@ -113,7 +114,14 @@ impl DestinationRules {
 
     /// Client namespace (skipped for clients of the root namespace, but for rules exported to it alone), service namespace, root namespace: the
     /// first with any match wins, inside it the most specific host; of several the one for the client's labels, else the oldest for all.
-    pub fn lookup(&self, mesh: &Mesh, client_namespace: &str, client_labels: &Labels, service_host: &str, service_namespace: &str) -> Option<&Arc<MergedRule>> {
+    pub fn lookup(
+        &self,
+        mesh: &Mesh,
+        client_namespace: &str,
+        client_labels: &Labels,
+        service_host: &str,
+        service_namespace: &str,
+    ) -> Option<&Arc<MergedRule>> {
         let root = mesh.root_namespace.as_str();
         let own_only = client_namespace == root;
         let own = self.within(client_namespace, client_namespace, client_labels, service_host, |rule| !own_only || is_private(rule));
@@ -121,7 +129,14 @@ impl DestinationRules {
             .or_else(|| self.within(root, client_namespace, client_labels, service_host, |_| true))
     }
 
-    fn within(&self, owner: &str, client: &str, labels: &Labels, host: &str, admit: impl Fn(&MergedRule) -> bool) -> Option<&Arc<MergedRule>> {
+    fn within(
+        &self,
+        owner: &str,
+        client: &str,
+        labels: &Labels,
+        host: &str,
+        admit: impl Fn(&MergedRule) -> bool,
+    ) -> Option<&Arc<MergedRule>> {
         let for_client = |rule: &&Arc<MergedRule>| match &rule.clients {
             Some(wanted) => owner == client && selects(wanted, labels),
             None => true,

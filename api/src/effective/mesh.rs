@@ -8,10 +8,17 @@ use std::time::Duration;
 use crate::host;
 use crate::kinds::mesh_config::{MeshConfig, MeshOutboundTrafficPolicyMode};
 use crate::kinds::virtual_service::HttpRetry;
+use crate::parse::ROOT_NAMESPACE;
+use crate::set::ObjectSet;
 
 /// Retries of a route for which neither the route nor the mesh says anything. Source: `route/retry/retry.go`.
 pub const DEFAULT_RETRY_ATTEMPTS: u32 = 2;
 pub const DEFAULT_RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
+
+/// The MeshConfig of a set: ConfigMap `istio` of `istio-system`.
+pub(super) fn of_set(set: &ObjectSet) -> MeshConfig {
+    set.named::<MeshConfig>(ROOT_NAMESPACE, "istio").map(|item| item.spec.clone()).unwrap_or_default()
+}
 
 /// MeshConfig with its defaults.
 #[derive(Clone, Debug)]
@@ -39,7 +46,7 @@ impl Mesh {
     pub fn new(config: MeshConfig) -> Self {
         let or = |text: &str, default: &str| if text.is_empty() { default.to_owned() } else { text.to_owned() };
         Self {
-            root_namespace: or(&config.root_namespace, "istio-system"),
+            root_namespace: or(&config.root_namespace, ROOT_NAMESPACE),
             cluster_domain: host::CLUSTER_DOMAIN.to_owned(),
             trust_domain: or(&config.trust_domain, "cluster.local"),
             registry_only: config.outbound_traffic_policy.as_ref().is_some_and(|p| p.mode == MeshOutboundTrafficPolicyMode::RegistryOnly),
@@ -61,7 +68,8 @@ impl Mesh {
             return Some(RetryPolicy::built_in());
         };
         let attempts = u32::try_from(block.attempts).ok().filter(|a| *a > 0)?;
-        let mut policy = RetryPolicy { attempts, per_try_timeout: block.per_try_timeout, backoff: block.backoff, ..RetryPolicy::built_in() };
+        let mut policy =
+            RetryPolicy { attempts, per_try_timeout: block.per_try_timeout, backoff: block.backoff, ..RetryPolicy::built_in() };
         policy.remote_localities = block.retry_remote_localities.unwrap_or(false);
         policy.avoid_previous_hosts = block.retry_ignore_previous_hosts.unwrap_or(true);
         if !block.retry_on.trim().is_empty() {

@@ -21,7 +21,7 @@ pub use destination_rules::{MergedRule, MergedSubset, Policy};
 pub use mesh::{DEFAULT_RETRY_ATTEMPTS, DEFAULT_RETRY_ON, Mesh, RetryPolicy};
 pub use protocol::Protocol;
 pub use security::{PeerMode, Unenforced, unenforced_security};
-pub use selector::{Labels, Scoped, selects};
+pub use selector::Scoped;
 pub use services::{MeshService, Resolution, ServiceEndpoint, ServicePort, Source, TargetPort};
 pub use virtual_services::{
     GatewayHost, MESH, RouteClient, RouteRef, applies, gateway_name, gateways, http_routes, intersection, is_catch_all,
@@ -29,13 +29,13 @@ pub use virtual_services::{
 pub use visibility::{ExportTo, Reach};
 pub use workloads::{DEFAULT_GATEWAY, ResolvedWorkload, WorkloadPort, deployment_of, resolve};
 
-use crate::finding::Finding;
 use crate::kinds::authorization_policy::AuthorizationPolicy;
 use crate::kinds::mesh_config::MeshConfig;
 use crate::kinds::peer_authentication::PeerAuthentication;
 use crate::kinds::request_authentication::RequestAuthentication;
 use crate::kinds::sidecar::Sidecar;
 use crate::kinds::telemetry::Telemetry;
+pub use crate::meta::{Labels, selects};
 use crate::set::ObjectSet;
 use selector::Scopes;
 
@@ -60,13 +60,9 @@ struct Inner {
 
 impl Effective {
     /// Builds every index. `mesh`: MeshConfig given outside the set (`--mesh-config`); otherwise ConfigMap `istio` of namespace `istio-system`, key
-    /// `mesh`, counts. The findings are those of that ConfigMap's text.
-    pub fn new(set: ObjectSet, mesh: Option<MeshConfig>) -> (Self, Vec<Finding>) {
-        let (config, findings) = match mesh {
-            Some(config) => (config, Vec::new()),
-            None => mesh::from_config_map(&set),
-        };
-        let mesh = Mesh::new(config);
+    /// `mesh`, counts.
+    pub fn new(set: ObjectSet, mesh: Option<MeshConfig>) -> Self {
+        let mesh = Mesh::new(mesh.unwrap_or_else(|| mesh::of_set(&set)));
         let inner = Inner {
             services: services::Services::new(&set, &mesh),
             routes: virtual_services::VirtualServices::new(&set, &mesh),
@@ -80,7 +76,7 @@ impl Effective {
             mesh,
             set,
         };
-        (Self(Arc::new(inner)), findings)
+        Self(Arc::new(inner))
     }
 
     pub fn set(&self) -> &ObjectSet {
@@ -127,7 +123,7 @@ impl Effective {
     }
 
     /// Whether a VirtualService host (exact or wildcard) stands for a service of the registry.
-    pub(super) fn covers_service(&self, pattern: &str) -> bool {
+    fn covers_service(&self, pattern: &str) -> bool {
         self.0.services.covered_by(pattern)
     }
 
@@ -136,11 +132,16 @@ impl Effective {
         self.0.rules.all()
     }
 
+    /// The merged rules of one namespace whose host stands for `host` (normal form), most specific first.
+    pub fn rules_of<'a>(&'a self, namespace: &str, host: &'a str) -> impl Iterator<Item = &'a Arc<MergedRule>> {
+        self.0.rules.of_namespace(namespace, host)
+    }
+
     fn routes(&self) -> &virtual_services::VirtualServices {
         &self.0.routes
     }
 
-    pub(super) fn rules(&self) -> &destination_rules::DestinationRules {
+    fn rules(&self) -> &destination_rules::DestinationRules {
         &self.0.rules
     }
 

@@ -6,14 +6,16 @@
 use std::collections::BTreeMap;
 
 use super::Effective;
-use super::selector::{Labels, Scoped, labels_of};
+use super::selector::{Scoped, labels_of};
 use crate::finding::Place;
 use crate::kinds::authorization_policy::AuthorizationPolicy;
 use crate::kinds::peer_authentication::{MutualTlsMode, PeerAuthentication};
 use crate::kinds::request_authentication::RequestAuthentication;
 use crate::kinds::sidecar::Sidecar;
 use crate::kinds::telemetry::Telemetry;
-use crate::set::{Of, ObjectSet};
+use crate::meta::Labels;
+use crate::object::Kind;
+use crate::set::{ObjectSet, Of, OfKind};
 
 impl Scoped for PeerAuthentication {
     fn selector(&self) -> Option<&Labels> {
@@ -74,7 +76,9 @@ impl Effective {
     /// each level counts. `portLevelMtls` is read from the winning workload policy only. A selector in the root namespace selects nothing.
     pub fn peer_mode(&self, namespace: &str, labels: &Labels) -> PeerMode {
         let (set, scopes, root) = (self.set(), self.peer_scopes(), self.mesh().root_namespace.as_str());
-        let mode = |policy: Option<Of<'_, PeerAuthentication>>| policy.and_then(|p| p.spec.mtls.as_ref()).map(|m| m.mode).filter(|m| *m != MutualTlsMode::Unset);
+        let mode = |policy: Option<Of<'_, PeerAuthentication>>| {
+            policy.and_then(|p| p.spec.mtls.as_ref()).map(|m| m.mode).filter(|m| *m != MutualTlsMode::Unset)
+        };
         let workload = if namespace == root { None } else { scopes.selecting::<PeerAuthentication>(set, namespace, labels).next() };
         let resolved = mode(workload)
             .or_else(|| mode(scopes.general(set, namespace).next()))
@@ -116,7 +120,7 @@ impl Effective {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unenforced {
     /// `PeerAuthentication`, `AuthorizationPolicy` or `RequestAuthentication`.
-    pub kind: &'static str,
+    pub kind: Kind,
     pub namespace: String,
     pub name: String,
     pub place: Place,
@@ -127,9 +131,9 @@ pub struct Unenforced {
 /// Every security object whose protection people may believe in and do not get: PeerAuthentication with STRICT anywhere, any
 /// AuthorizationPolicy, any RequestAuthentication. Oldest first within each kind.
 pub fn unenforced_security(set: &ObjectSet) -> Vec<Unenforced> {
-    fn entry<T: crate::set::Kind>(item: Of<'_, T>, consequence: &'static str) -> Unenforced {
+    fn entry<T: OfKind>(item: Of<'_, T>, consequence: &'static str) -> Unenforced {
         let place = item.object.place("metadata.name");
-        Unenforced { kind: T::NAME, namespace: item.namespace().to_owned(), name: item.name().to_owned(), place, consequence }
+        Unenforced { kind: T::KIND, namespace: item.namespace().to_owned(), name: item.name().to_owned(), place, consequence }
     }
     let strict = set.of::<PeerAuthentication>().filter(|item| {
         let ports = item.spec.port_level_mtls.values();

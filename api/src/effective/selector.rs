@@ -3,20 +3,14 @@
 //! In:  PeerAuthentication, AuthorizationPolicy, RequestAuthentication, Telemetry and Sidecar objects.
 //! Out: the ones in force for a workload's namespace and labels.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use crate::kinds::selector::WorkloadSelector;
-use crate::set::{Kind, ObjectIndex, ObjectSet, Of};
-
-pub type Labels = BTreeMap<String, String>;
-
-/// Whether every wanted label is there with that value. No wanted label selects everything.
-pub fn selects(wanted: &Labels, labels: &Labels) -> bool {
-    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
-}
+use crate::meta::{Labels, selects};
+use crate::set::{ObjectIndex, ObjectSet, Of, OfKind};
 
 /// How a kind says what it selects.
-pub trait Scoped: Kind {
+pub trait Scoped: OfKind {
     /// The wanted labels; `None`: everything in its namespace (in the root namespace: everything).
     fn selector(&self) -> Option<&Labels>;
     /// Attached to a Gateway or Service instead (`targetRefs`), so never to a workload by labels.

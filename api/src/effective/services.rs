@@ -7,13 +7,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::address;
 use super::mesh::Mesh;
 use super::protocol::Protocol;
-use super::selector::Labels;
 use super::visibility::ExportTo;
-use super::address;
+use crate::decode::IntOrString;
 use crate::host::{self, HostIndex};
-use crate::kinds::{self, IntOrString, Location, Resolution as EntryResolution};
+use crate::kinds;
+use crate::kinds::service_entry::{Location, Resolution as EntryResolution};
+use crate::meta::{Labels, selects};
 use crate::set::{ObjectIndex, ObjectSet, Of};
 
 /// A service as clients see it.
@@ -123,7 +125,7 @@ impl MeshService {
 
     /// Whether labels of a workload in `namespace` put it behind this service.
     pub fn selects(&self, namespace: &str, labels: &Labels) -> bool {
-        !self.selector.is_empty() && self.namespace == namespace && super::selector::selects(&self.selector, labels)
+        !self.selector.is_empty() && self.namespace == namespace && selects(&self.selector, labels)
     }
 
     /// Every domain by which a client calls it; see [`host::domains`].
@@ -212,13 +214,13 @@ fn visible<'a>(bucket: &'a [Arc<MeshService>], client: &str) -> Option<&'a Arc<M
 fn of_service(item: Of<'_, kinds::Service>, mesh: &Mesh) -> MeshService {
     let spec = item.spec;
     let headless = spec.cluster_ip == "None";
-    let external = spec.type_ == "ExternalName";
+    let external = spec.r#type == "ExternalName";
     let ports = spec.ports.iter().map(|port| ServicePort {
         number: port.port,
         name: port.name.clone(),
         target_port: match &port.target_port {
             Some(IntOrString::String(name)) => TargetPort::Name(name.clone()),
-            Some(IntOrString::Int(number)) if *number > 0 => TargetPort::Number(*number),
+            Some(IntOrString::Int(number)) if *number > 0 => TargetPort::Number(*number as u32),
             _ => TargetPort::Number(port.port),
         },
         protocol: Protocol::of_service_port(&port.app_protocol, &port.name, &port.protocol, port.port),
@@ -239,7 +241,8 @@ fn of_service(item: Of<'_, kinds::Service>, mesh: &Mesh) -> MeshService {
         service_account: String::new(),
     };
     let exported = item.object.meta.annotations.get("networking.istio.io/exportTo");
-    let exported: Vec<String> = exported.into_iter().flat_map(|list| list.split(',')).map(|e| e.trim().to_owned()).filter(|e| !e.is_empty()).collect();
+    let exported: Vec<String> =
+        exported.into_iter().flat_map(|list| list.split(',')).map(|e| e.trim().to_owned()).filter(|e| !e.is_empty()).collect();
     MeshService {
         host: host::service_fqdn(item.name(), item.namespace(), &mesh.cluster_domain),
         name: item.name().to_owned(),

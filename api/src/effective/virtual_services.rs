@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::mesh::Mesh;
-use super::selector::{Labels, selects};
 use super::visibility::{ExportTo, Reach};
 use crate::host::{self, HostIndex};
 use crate::kinds::gateway::Gateway;
 use crate::kinds::virtual_service::{HttpMatchRequest, HttpRoute, VirtualService};
+use crate::meta::{Labels, selects};
 use crate::set::{ObjectIndex, ObjectSet, Of};
 use crate::string_match::StringMatch;
 
@@ -97,7 +97,8 @@ impl VirtualServices {
 
     fn on_gateway(&self, gateway: &str, client_namespace: &str) -> Vec<ObjectIndex> {
         let candidates = self.by_gateway.get(gateway).into_iter().flatten();
-        let mut seen: Vec<(Reach, ObjectIndex)> = candidates.filter_map(|c| Some((c.export_to.reach(&c.namespace, client_namespace)?, c.index))).collect();
+        let mut seen: Vec<(Reach, ObjectIndex)> =
+            candidates.filter_map(|c| Some((c.export_to.reach(&c.namespace, client_namespace)?, c.index))).collect();
         seen.sort_unstable();
         seen.into_iter().map(|(_, index)| index).collect()
     }
@@ -253,7 +254,8 @@ impl super::Effective {
                 }
             }
         }
-        let mut all: Vec<GatewayHost> = hosts.into_iter().map(|(host, routes)| GatewayHost { host, routes: self.catch_all_last(routes) }).collect();
+        let mut all: Vec<GatewayHost> =
+            hosts.into_iter().map(|(host, routes)| GatewayHost { host, routes: self.catch_all_last(routes) }).collect();
         all.sort_by(|a, b| host::by_specificity(&a.host, &b.host));
         all
     }

@@ -3,9 +3,10 @@
 //! In:  Workload and Deployment objects.
 //! Out: [`ResolvedWorkload`]s; the gateways among them and the Gateway objects that select them.
 
-use super::selector::{Labels, selects};
+use crate::kinds::deployment::{Deployment, Probe};
 use crate::kinds::gateway::Gateway;
-use crate::kinds::{Deployment, Probe, ProxyPorts, Workload};
+use crate::kinds::workload::{Workload, WorkloadProxy};
+use crate::meta::{Labels, selects};
 use crate::set::{ObjectIndex, ObjectSet, Of};
 
 /// The gateway that exists when no Workload is one.
@@ -30,7 +31,7 @@ pub struct ResolvedWorkload {
     pub readiness_probe: Option<Probe>,
     pub gateway: bool,
     /// Fixed proxy ports of a workload that someone else starts.
-    pub proxy: Option<ProxyPorts>,
+    pub proxy: Option<WorkloadProxy>,
     /// `None` for the built-in gateway.
     pub object: Option<ObjectIndex>,
 }
@@ -88,15 +89,21 @@ pub fn resolve(set: &ObjectSet, item: Of<'_, Workload>) -> ResolvedWorkload {
     let mut ports: Vec<WorkloadPort> = spec
         .ports
         .iter()
-        .map(|p| WorkloadPort { name: p.name.clone(), container_port: p.container_port, local_port: p.local_port.filter(|port| *port > 0) })
+        .map(|p| WorkloadPort {
+            name: p.name.clone(),
+            container_port: p.container_port,
+            local_port: p.local_port.filter(|port| *port > 0).map(u32::from),
+        })
         .collect();
     if ports.is_empty() {
         let all = pod.into_iter().flat_map(|p| &p.containers).flat_map(|c| &c.ports);
         let tcp = all.filter(|p| !p.protocol.eq_ignore_ascii_case("UDP"));
         ports = tcp.map(|p| WorkloadPort { name: p.name.clone(), container_port: p.container_port, local_port: None }).collect();
     }
-    let from_deployment = container.into_iter().flat_map(|c| &c.env).filter_map(|e| Some((e.name.clone(), e.value.clone()?)));
-    let own = spec.env.iter().filter_map(|e| Some((e.name.clone(), e.value.clone()?)));
+    // An empty value stands for `valueFrom`, which only a cluster can resolve.
+    let from_deployment =
+        container.into_iter().flat_map(|c| &c.env).filter(|e| !e.value.is_empty()).map(|e| (e.name.clone(), e.value.clone()));
+    let own = spec.env.iter().map(|e| (e.name.clone(), e.value.clone()));
     let first = |own: &str, other: Option<&String>, default: &str| -> String {
         let given = if own.is_empty() { other.map_or("", |o| o.as_str()) } else { own };
         if given.is_empty() { default.to_owned() } else { given.to_owned() }
@@ -107,7 +114,11 @@ pub fn resolve(set: &ObjectSet, item: Of<'_, Workload>) -> ResolvedWorkload {
         name: item.name().to_owned(),
         namespace: item.namespace().to_owned(),
         labels: if labels.is_empty() { pod_labels.cloned().unwrap_or_default() } else { labels.clone() },
-        service_account: first(&spec.service_account, pod.map(|p| &p.service_account_name), "default"),
+        service_account: first(
+            &spec.service_account,
+            pod.map(|p| if p.service_account_name.is_empty() { &p.service_account } else { &p.service_account_name }),
+            "default",
+        ),
         replicas: spec.replicas.or(deployment.and_then(|d| d.replicas)).unwrap_or(1),
         command: spec.command.clone(),
         ports,
