@@ -6,6 +6,8 @@
 
 mod message;
 
+pub mod analyze;
+pub mod check;
 pub mod code;
 pub mod decode;
 pub mod duration;
@@ -24,3 +26,5 @@ pub mod string_match;
 pub mod table;
 pub mod validate;
 pub mod yaml;
+
+pub use check::{Checked, check};

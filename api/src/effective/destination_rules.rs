@@ -222,6 +222,17 @@ impl super::Effective {
         self.rules().lookup(self.mesh(), client_namespace, client_labels, &service.host, &service.namespace)
     }
 
+    /// As [`Effective::destination_rule`](super::Effective::destination_rule), for a host whose service may be unknown.
+    pub fn rule_for(
+        &self,
+        client_namespace: &str,
+        client_labels: &Labels,
+        host: &str,
+        service_namespace: &str,
+    ) -> Option<&Arc<MergedRule>> {
+        self.rules().lookup(self.mesh(), client_namespace, client_labels, host, service_namespace)
+    }
+
     /// The blocks in force for one port and subset: see [`Policy::layer`].
     pub fn traffic_policy<'a>(&'a self, rule: Option<&'a Arc<MergedRule>>, subset: Option<&str>, port: u32) -> Policy<'a> {
         Policy::layer(self.mesh(), rule.map(Arc::as_ref), subset, port)

@@ -123,7 +123,7 @@ impl Effective {
     }
 
     /// Whether a VirtualService host (exact or wildcard) stands for a service of the registry.
-    fn covers_service(&self, pattern: &str) -> bool {
+    pub(crate) fn covers_service(&self, pattern: &str) -> bool {
         self.0.services.covered_by(pattern)
     }
 
