@@ -5,5 +5,6 @@ pub mod identity;
 pub mod names;
 pub mod node;
 pub mod resource;
+pub mod session;
 pub mod subscription;
 pub mod wire;
