@@ -7,4 +7,7 @@ pub mod node;
 pub mod resource;
 pub mod session;
 pub mod subscription;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod transport;
 pub mod wire;
