@@ -114,7 +114,7 @@ fn percentages(report: &mut Report<'_>, item: Of<'_, VirtualService>, at: usize,
             continue;
         }
         let one_in = (100.0 / value).round() as u64;
-        let message = format!("`{value}` means {value} %: 1 request in {}", thousands(one_in));
+        let message = format!("`{value}` means {value} %: 1 in {} requests", thousands(one_in));
         let draft = Draft::note(code::NOTE_PERCENTAGE, item.object, format!("spec.http[{at}].{field}.value"), message);
         report.add(draft.help(format!("for {} of the requests write {}", fraction(value), trimmed(value * 100.0))));
     }
