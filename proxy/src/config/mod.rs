@@ -4,6 +4,7 @@
 //! Out: [`RuntimeConfig`]s in a [`store::ConfigStore`]; every worker builds its own `worker::WorkerView` of each.
 
 pub mod cluster;
+pub mod compile;
 pub mod listener;
 pub mod route_table;
 pub mod store;
@@ -27,7 +28,7 @@ pub struct RuntimeConfig {
     /// By route configuration name.
     pub routes: HashMap<Arc<str>, Arc<RouteTable>, foldhash::fast::RandomState>,
     pub clusters: ClusterMap<Arc<Cluster>>,
-    pub names: NameTable,
+    pub names: Arc<NameTable>,
     pub local: Arc<LocalNode>,
 }
 
@@ -57,7 +58,7 @@ impl NameTable {
 }
 
 /// What this proxy says of itself to other proxies, prebuilt.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct LocalNode {
     /// Value of `x-envoy-peer-metadata`: base64 of a `google.protobuf.Struct`.
     pub peer_metadata: Option<HeaderValue>,

@@ -614,7 +614,7 @@ pub enum FaultAbort {
 }
 
 /// Changes of headers: removal comes first, as Envoy does; values are computed from the headers before any change.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct HeaderMutations {
     pub remove: Vec<HeaderName>,
     pub add: Vec<HeaderAddition>,
@@ -627,7 +627,7 @@ impl HeaderMutations {
 }
 
 /// Source: `HeaderValueOption`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct HeaderAddition {
     pub name: HeaderName,
     /// Built by `Template::parse`, which knows the `%…%` operators.
