@@ -13,7 +13,7 @@ use std::{
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
-    sync::{Arc, mpsc},
+    sync::mpsc,
     time::Duration,
 };
 
@@ -260,9 +260,6 @@ pub fn resolve_program(word: &str, directory: &Path) -> OsString {
         name => name.into(),
     }
 }
-
-/// Shared by everything that supervises.
-pub type SharedSpec = Arc<ProcessSpec>;
 
 #[cfg(test)]
 mod tests {

@@ -36,6 +36,9 @@ pub struct GatewayAddress {
     pub namespace: String,
     pub name: String,
     pub url: String,
+    /// The gateway's own admin interface.
+    pub admin: String,
+    pub proxy_pid: Option<u32>,
 }
 
 /// One replica of a workload.
@@ -97,6 +100,8 @@ mod tests {
                 namespace: "istio-system".into(),
                 name: "istio-ingressgateway".into(),
                 url: "http://127.0.0.1:8080".into(),
+                admin: "http://127.0.0.1:20005".into(),
+                proxy_pid: Some(4713),
             }],
             workloads: vec![ReplicaAddress {
                 namespace: "default".into(),
@@ -121,7 +126,8 @@ mod tests {
             serde_json::to_string(&ready).unwrap(),
             concat!(
                 r#"{"event":"ready","api":"http://127.0.0.1:15080","metrics":"http://127.0.0.1:15014/metrics","xds":"127.0.0.1:15010","#,
-                r#""gateways":[{"namespace":"istio-system","name":"istio-ingressgateway","url":"http://127.0.0.1:8080"}],"#,
+                r#""gateways":[{"namespace":"istio-system","name":"istio-ingressgateway","url":"http://127.0.0.1:8080","#,
+                r#""admin":"http://127.0.0.1:20005","proxy_pid":4713}],"#,
                 r#""workloads":[{"namespace":"default","name":"product-v1","replica":0,"labels":{"app":"product-service"},"#,
                 r#""service_account":"product-service","pid":null,"proxy_pid":4712,"outbound":"http://127.0.0.1:20002","#,
                 r#""inbound":"127.0.0.1:20003","ports":[{"name":"http","port":9080,"inbound":"127.0.0.1:20003","app":"127.0.0.1:20001"}],"#,

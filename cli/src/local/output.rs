@@ -18,7 +18,7 @@ use anstyle::{AnsiColor, Style};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::events::Event;
+use super::events::{Event, Problem};
 
 /// Lines of children that may wait for a slow terminal; more are counted and dropped.
 const WAITING_LINES: usize = 4096;
@@ -74,6 +74,7 @@ pub enum Logs {
 
 enum Message {
     Line(String),
+    Error(String),
     Log(String),
     Event(String),
     End,
@@ -127,6 +128,11 @@ impl Output {
         self.send(Message::Line(format!("{text}\n")));
     }
 
+    /// Why it ends: always on standard error.
+    pub fn fail(&self, text: &str) {
+        self.send(Message::Error(format!("{text}\n")));
+    }
+
     /// A line of a child.
     pub fn log(&self, label: &Label, line: &str) {
         self.remember(label, line);
@@ -148,6 +154,12 @@ impl Output {
         if self.0.logs == Logs::None || (self.0.logs == Logs::Programs && sidecar) {
             lines.iter().for_each(|line| self.print_log(label, line));
         }
+    }
+
+    /// A problem, as a sentence and as an event.
+    pub fn problem(&self, problem: Problem) {
+        self.say(&format!("! {}", problem.message));
+        self.event(&Event::Error(problem));
     }
 
     /// A line of the `--json` stream; nothing without `--json`.
@@ -195,6 +207,7 @@ fn print(incoming: &mpsc::Receiver<Message>, json: bool, waiting: &AtomicUsize, 
         let result = match message {
             Message::End => return,
             Message::Event(text) => out.write_all(text.as_bytes()).and_then(|()| out.flush()),
+            Message::Error(text) => err.write_all(text.as_bytes()),
             Message::Line(text) if json => err.write_all(text.as_bytes()),
             Message::Line(text) => out.write_all(text.as_bytes()).and_then(|()| out.flush()),
             Message::Log(text) => {

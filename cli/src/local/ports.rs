@@ -10,6 +10,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
+    os::unix::net::UnixDatagram,
 };
 
 use pillion_control_plane::model::instance::InstanceId;
@@ -51,11 +52,16 @@ pub struct Machine {
     pub is_free: Box<dyn Fn(u16) -> bool + Send>,
     /// Binds the guard of a block; `None` when another mesh holds it.
     pub guard: Box<dyn Fn(u16) -> Option<Socket> + Send>,
+    /// Claims one port outside the blocks; `None` when another mesh has claimed it, even if nobody listens yet.
+    pub claim: Box<dyn Fn(u16) -> Option<Claim> + Send>,
 }
+
+/// Held while the mesh lives.
+pub type Claim = Option<UnixDatagram>;
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { is_free: Box::new(is_free), guard: Box::new(guard) }
+        Self { is_free: Box::new(is_free), guard: Box::new(guard), claim: Box::new(claim) }
     }
 }
 
@@ -68,6 +74,7 @@ pub struct PortPool {
     /// What is left of the block in hand.
     block: std::ops::Range<u16>,
     guards: Vec<Socket>,
+    claims: Vec<Claim>,
     given: BTreeMap<(InstanceId, Purpose), u16>,
     /// Everything that must not be given out: given, fixed by people, held by the mesh itself.
     taken: BTreeSet<u16>,
@@ -83,6 +90,7 @@ impl PortPool {
             range,
             block: 0..0,
             guards: Vec::new(),
+            claims: Vec::new(),
             given: BTreeMap::new(),
             taken: BTreeSet::new(),
         }
@@ -115,9 +123,15 @@ impl PortPool {
         if let Some(port) = self.given.get(&key) {
             return Ok(*port);
         }
-        let near = (wished..=wished.saturating_add(100)).find(|port| !self.taken.contains(port) && (self.machine.is_free)(*port));
+        let near = (wished..=wished.saturating_add(100)).find_map(|port| {
+            let free = !self.taken.contains(&port) && (self.machine.is_free)(port);
+            free.then(|| (self.machine.claim)(port)).flatten().map(|claim| (port, claim))
+        });
         let port = match near {
-            Some(port) => port,
+            Some((port, claim)) => {
+                self.claims.push(claim);
+                port
+            }
             None => self.pick()?,
         };
         self.taken.insert(port);
@@ -192,6 +206,19 @@ fn guard(port: u16) -> Option<Socket> {
     bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), false).ok()
 }
 
+/// An abstract socket whose name is the port: it goes when its process does. Elsewhere than on Linux nothing is claimed.
+#[cfg(target_os = "linux")]
+fn claim(port: u16) -> Option<Claim> {
+    use std::os::{linux::net::SocketAddrExt, unix::net};
+    let name = net::SocketAddr::from_abstract_name(format!("pillion/port/{port}")).ok()?;
+    UnixDatagram::bind_addr(&name).ok().map(Some)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn claim(_: u16) -> Option<Claim> {
+    Some(None)
+}
+
 fn bind(address: SocketAddr, reuse: bool) -> std::io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(reuse)?;
@@ -238,6 +265,7 @@ mod tests {
         let machine = Machine {
             is_free: Box::new(move |port| !busy.contains(&port)),
             guard: Box::new(move |port| (!held.contains(&port)).then(|| Socket::new(Domain::IPV4, Type::STREAM, None).unwrap())),
+            claim: Box::new(|_| Some(None)),
         };
         PortPool::new(machine, ephemeral)
     }
@@ -329,6 +357,16 @@ mod tests {
         assert!(!is_free(port));
         drop(listener);
         assert!(is_free(port));
+    }
+
+    #[test]
+    fn two_meshes_do_not_wish_for_the_same_port() {
+        let (mut first, mut second) = (PortPool::of_this_machine(), PortPool::of_this_machine());
+        let gateway = id("gateway");
+        let port = first.near(&gateway, Purpose::Inbound(80), 18_080).unwrap();
+        assert_ne!(second.near(&gateway, Purpose::Inbound(80), 18_080).unwrap(), port);
+        drop(first);
+        assert_eq!(PortPool::of_this_machine().near(&gateway, Purpose::Inbound(80), port).unwrap(), port, "a claim ends with its mesh");
     }
 
     #[test]

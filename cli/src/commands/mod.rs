@@ -1,0 +1,8 @@
+//! One file per subcommand: its arguments, and the call that does it.
+//!
+//! In:  arguments. Out: exit codes.
+
+pub mod child;
+pub mod run;
+pub mod validate;
+pub mod version;

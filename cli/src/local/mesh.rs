@@ -1,0 +1,268 @@
+//! All replicas of the mesh: starts what is missing, ends what is gone, starts again what changed. Never waits in the way of anything.
+//!
+//! In:  plans, one per edit.
+//! Out: running replicas; problems that keep one from starting.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    sync::Arc,
+};
+
+use pillion_control_plane::model::instance::InstanceId;
+use tokio::task::JoinSet;
+
+use super::{
+    control::Peers,
+    events::{GatewayAddress, Problem, ReplicaAddress},
+    plan::{Change, Plan, ReplicaPlan},
+    port_owner::port_owner,
+    ports::{PortPool, is_free},
+    replica::{Addresses, Replica, Surroundings},
+};
+
+/// A replica that came back from a change, or did not.
+enum Moved {
+    Gone(InstanceId),
+    Back(Box<Replica>),
+}
+
+/// Everything that runs.
+pub struct LocalMesh {
+    around: Surroundings,
+    peers: Peers,
+    pool: PortPool,
+    gateway_bind: Ipv4Addr,
+    wanted: Plan,
+    running: BTreeMap<InstanceId, Replica>,
+    /// In the middle of a change; `moving` has their tasks.
+    busy: BTreeSet<InstanceId>,
+    moving: JoinSet<Moved>,
+    /// Cannot start as planned: said once.
+    refused: BTreeMap<InstanceId, Arc<ReplicaPlan>>,
+}
+
+impl LocalMesh {
+    /// An empty mesh.
+    pub fn new(around: Surroundings, peers: Peers, pool: PortPool, gateway_bind: Ipv4Addr) -> Self {
+        Self {
+            around,
+            peers,
+            pool,
+            gateway_bind,
+            wanted: Plan::new(),
+            running: BTreeMap::new(),
+            busy: BTreeSet::new(),
+            moving: JoinSet::new(),
+            refused: BTreeMap::new(),
+        }
+    }
+
+    /// Brings the mesh to this plan, in the background where something has to end first.
+    pub fn apply(&mut self, plan: Plan) {
+        for fixed in plan.values().flat_map(fixed_ports) {
+            self.pool.reserve(fixed);
+        }
+        self.wanted = plan;
+        self.step();
+    }
+
+    /// Waits for a change in the background to end, and goes on from there. Safe to drop.
+    pub async fn progress(&mut self) {
+        match self.moving.join_next().await {
+            Some(Ok(Moved::Gone(id))) => drop(self.busy.remove(&id)),
+            Some(Ok(Moved::Back(replica))) => {
+                self.busy.remove(&replica.plan.id);
+                self.running.insert(replica.plan.id.clone(), *replica);
+            }
+            Some(Err(error)) => {
+                // A panic: the replica is lost with its processes (they die with their handles); start over.
+                self.busy.clear();
+                self.around.output.problem(Problem {
+                    reason: "start",
+                    message: format!("a replica was lost: {error}"),
+                    ..Problem::default()
+                });
+            }
+            None => std::future::pending().await,
+        }
+        self.step();
+    }
+
+    fn step(&mut self) {
+        let gone: Vec<InstanceId> = self.running.keys().filter(|id| !self.wanted.contains_key(*id)).cloned().collect();
+        for id in gone {
+            self.end(&id);
+        }
+        self.refused.retain(|id, plan| self.wanted.get(id).is_some_and(|wanted| *wanted == **plan));
+        let plans: Vec<ReplicaPlan> = self.wanted.values().filter(|plan| !self.busy.contains(&plan.id)).cloned().collect();
+        for plan in plans {
+            match self.running.get(&plan.id).map(|replica| plan.change_from(&replica.plan)) {
+                Some(Change::Same) => {}
+                Some(Change::Listeners) => self.move_listeners(plan),
+                Some(Change::Program) => self.restart_program(plan),
+                Some(Change::Replica) => self.end(&plan.id),
+                None => self.start(plan),
+            }
+        }
+    }
+
+    fn start(&mut self, plan: ReplicaPlan) {
+        if self.refused.contains_key(&plan.id) {
+            return;
+        }
+        if let Some(message) = obstacle(&plan) {
+            return self.refuse(plan, message);
+        }
+        match Addresses::assign(&plan, &mut self.pool, self.gateway_bind) {
+            Ok(addresses) => {
+                self.running.insert(plan.id.clone(), Replica::start(plan, addresses, &self.around));
+            }
+            Err(error) => self.refuse(plan, error.to_string()),
+        }
+    }
+
+    fn refuse(&mut self, plan: ReplicaPlan, message: String) {
+        let message = format!("{} cannot start: {message}", plan.name());
+        self.around.output.problem(Problem { reason: "start", message, ..Problem::default() });
+        self.refused.insert(plan.id.clone(), Arc::new(plan));
+    }
+
+    fn move_listeners(&mut self, plan: ReplicaPlan) {
+        match Addresses::assign(&plan, &mut self.pool, self.gateway_bind) {
+            Ok(addresses) => {
+                if let Some(replica) = self.running.get_mut(&plan.id) {
+                    replica.move_listeners(plan, addresses);
+                }
+            }
+            Err(error) => self.refuse(plan, error.to_string()),
+        }
+    }
+
+    fn restart_program(&mut self, plan: ReplicaPlan) {
+        let Some(mut replica) = self.running.remove(&plan.id) else { return };
+        self.busy.insert(plan.id.clone());
+        self.around.output.say(&format!("{}: changed, its program is started again", plan.name()));
+        let peers = self.peers.clone();
+        self.moving.spawn(async move {
+            let id = plan.id.clone();
+            replica.restart_program(plan, peers.forget(&id)).await;
+            Moved::Back(Box::new(replica))
+        });
+    }
+
+    /// Ends a replica after its peers have forgotten it.
+    fn end(&mut self, id: &InstanceId) {
+        let Some(mut replica) = self.running.remove(id) else { return };
+        self.busy.insert(id.clone());
+        let word = if self.wanted.contains_key(id) { "changed, it is started again" } else { "removed, it is ended" };
+        self.around.output.say(&format!("{}: {word}", replica.plan.name()));
+        let (peers, registry) = (self.peers.clone(), self.around.registry.clone());
+        self.moving.spawn(async move {
+            let id = replica.plan.id.clone();
+            replica.leave();
+            peers.forget(&id).await;
+            replica.end().await;
+            registry.deregister(&id);
+            Moved::Gone(id)
+        });
+    }
+
+    /// Names of replicas that hold `ready` back, each with what it waits for.
+    pub fn waiting(&self) -> Vec<(String, String)> {
+        let running = self.running.values().filter(|replica| replica.holds_ready_back()).filter_map(|replica| {
+            let readiness = replica.readiness();
+            let reason = readiness.program.or(readiness.proxy)?;
+            Some((replica.plan.name().to_owned(), reason))
+        });
+        // The sidecar of a program that somebody else starts is ours.
+        let proxies = self
+            .running
+            .values()
+            .filter(|replica| !replica.holds_ready_back())
+            .filter_map(|replica| Some((replica.plan.name().to_owned(), replica.readiness().proxy?)));
+        let busy = self.busy.iter().map(|id| (id.name.clone(), "it is started again".to_owned()));
+        running.chain(proxies).chain(busy).collect()
+    }
+
+    /// Ids of the replicas whose endpoints must be known everywhere before the mesh is ready.
+    pub fn ready_ids(&self) -> BTreeSet<InstanceId> {
+        self.running.values().filter(|replica| replica.readiness().is_ready()).map(|replica| replica.plan.id.clone()).collect()
+    }
+
+    /// What should run.
+    pub fn plan(&self) -> &Plan {
+        &self.wanted
+    }
+
+    /// How many proxies there should be.
+    pub fn proxies(&self) -> usize {
+        self.running.len() + self.busy.len()
+    }
+
+    /// Entries of the `ready` event.
+    pub fn workload_addresses(&self) -> Vec<ReplicaAddress> {
+        self.running.values().filter(|replica| !replica.plan.gateway).map(Replica::address).collect()
+    }
+
+    /// Every port of every gateway.
+    pub fn gateway_addresses(&self) -> Vec<GatewayAddress> {
+        let gateways = self.running.values().filter(|replica| replica.plan.gateway);
+        let ports = gateways.flat_map(|replica| replica.addresses.inbound.iter().map(move |address| (replica, address)));
+        let entries = ports.map(|(replica, address)| GatewayAddress {
+            namespace: replica.plan.id.namespace.clone(),
+            name: replica.plan.workload.clone(),
+            url: format!("http://{address}"),
+            admin: format!("http://{}", replica.addresses.admin),
+            proxy_pid: replica.proxy_pid(),
+        });
+        entries.collect()
+    }
+
+    /// Gateway ports that are served on another port here: (logical, real).
+    pub fn moved_ports(&self) -> Vec<(u16, u16)> {
+        let gateways = self.running.values().filter(|replica| replica.plan.gateway);
+        let pairs = gateways.flat_map(|replica| replica.plan.ports.iter().zip(&replica.addresses.inbound));
+        pairs.map(|(port, address)| (port.container_port, address.port())).filter(|(logical, real)| logical != real).collect()
+    }
+
+    /// Ends everything: gateways first, so that nothing new comes in; then each sidecar before its program.
+    pub async fn end_all(mut self) {
+        let mut first = JoinSet::new();
+        let mut rest = Vec::new();
+        for replica in std::mem::take(&mut self.running).into_values() {
+            if replica.plan.gateway {
+                first.spawn(replica.end());
+            } else {
+                rest.push(replica);
+            }
+        }
+        while first.join_next().await.is_some() {}
+        for replica in rest {
+            self.moving.spawn(async move {
+                let id = replica.plan.id.clone();
+                replica.end().await;
+                Moved::Gone(id)
+            });
+        }
+        while let Some(moved) = self.moving.join_next().await {
+            if let Ok(Moved::Back(replica)) = moved {
+                replica.end().await;
+            }
+        }
+    }
+}
+
+/// Ports that a plan fixes on this machine.
+fn fixed_ports(plan: &ReplicaPlan) -> impl Iterator<Item = u16> {
+    let external = plan.command.is_none() && !plan.gateway;
+    let ports = plan.ports.iter().filter_map(move |port| port.local_port.or(external.then_some(port.container_port)));
+    ports.chain(plan.fixed.outbound).chain(plan.fixed.inbound)
+}
+
+/// Why a replica cannot start: a fixed port is somebody else's.
+fn obstacle(plan: &ReplicaPlan) -> Option<String> {
+    let ours = plan.ports.iter().filter(|_| plan.command.is_some()).filter_map(|port| port.local_port);
+    let taken = ours.chain(plan.fixed.outbound).chain(plan.fixed.inbound).find(|port| !is_free(*port))?;
+    Some(format!("port {taken} is taken by {}", port_owner(taken)))
+}

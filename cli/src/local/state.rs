@@ -1,0 +1,74 @@
+//! Files of a running mesh: the proxies' last good configuration.
+//!
+//! In:  `--state-dir`, or nothing.
+//! Out: a folder; a temporary one goes with the mesh.
+
+use std::{
+    fs::DirBuilder,
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+/// A folder for state, readable by this user only.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    temporary: bool,
+}
+
+impl StateDir {
+    /// `given`, made when it is not there; else a new folder beside other temporary files.
+    pub fn open(given: Option<&Path>) -> io::Result<Self> {
+        let mut builder = DirBuilder::new();
+        builder.mode(0o700);
+        if let Some(path) = given {
+            builder.recursive(true).create(path)?;
+            return Ok(Self { path: std::path::absolute(path)?, temporary: false });
+        }
+        let parent = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir()).unwrap_or_else(std::env::temp_dir);
+        let path = parent.join(format!("pillion-mesh-{}", std::process::id()));
+        match builder.create(&path) {
+            // Left by a mesh that was killed and had our process id: its content is not ours to trust.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                std::fs::remove_dir_all(&path)?;
+                builder.create(&path)?;
+            }
+            other => other?,
+        }
+        Ok(Self { path, temporary: true })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for StateDir {
+    fn drop(&mut self) {
+        if self.temporary {
+            // Nobody can do more about it than the system's own cleaning.
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_temporary_folder_goes_and_a_given_one_stays() {
+        let temporary = StateDir::open(None).unwrap();
+        let path = temporary.path().to_owned();
+        std::fs::write(path.join("x"), "x").unwrap();
+        drop(temporary);
+        assert!(!path.exists());
+
+        let parent = tempfile::tempdir().unwrap();
+        let given = parent.path().join("a/b");
+        drop(StateDir::open(Some(&given)).unwrap());
+        assert!(given.is_dir());
+    }
+}
