@@ -1,0 +1,117 @@
+//! The HTTP connection manager of every listener that reads requests.
+//!
+//! In:  the direction, the name of the routes (or the routes themselves), the access log.
+//! Out: one network filter.
+
+use pillion_xds::wire::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, Rds,
+    http_connection_manager::{ForwardClientCertDetails, RouteSpecifier, ServerHeaderTransformation, UpgradeConfig},
+};
+
+use super::wire::{self, accesslog, ads, boolean, core, dfp_common, dfp_filter, fault, http_filter, listener, route, router};
+
+/// The name by which Istio's proxies introduce themselves in `server`.
+const SERVER_NAME: &str = "istio-envoy";
+const FILTER: &str = "envoy.filters.network.http_connection_manager";
+/// Also the key of per-route fault configuration.
+pub const FAULT_FILTER: &str = "envoy.filters.http.fault";
+
+/// Which way requests go through the listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the application to other services.
+    Outbound,
+    /// To the application.
+    Inbound,
+    /// From outside of the mesh, at a gateway.
+    Gateway,
+}
+
+/// What differs between connection managers.
+pub struct Manager<'a> {
+    pub direction: Direction,
+    pub stat_prefix: String,
+    pub routes: Routes,
+    pub access_log: &'a [accesslog::AccessLog],
+    /// Absolute-form targets (`GET http://host/`), as clients of a proxy send them.
+    pub absolute_url: bool,
+    /// `CONNECT` is let through: only our own proxy can resolve it by the name table.
+    pub connect: bool,
+    /// Unknown hosts are resolved by the proxy, so the filter that waits for that is in the chain.
+    pub dynamic_forward_proxy: bool,
+}
+
+/// Where the routes are.
+pub enum Routes {
+    Rds(String),
+    Inline(route::RouteConfiguration),
+}
+
+/// The connection manager as a network filter.
+pub fn filter(manager: Manager<'_>) -> listener::Filter {
+    wire::network_filter(FILTER, &build(manager))
+}
+
+fn build(manager: Manager<'_>) -> HttpConnectionManager {
+    let gateway = manager.direction == Direction::Gateway;
+    let (server, name) = match manager.direction {
+        Direction::Outbound => (ServerHeaderTransformation::PassThrough, ""),
+        Direction::Inbound | Direction::Gateway => (ServerHeaderTransformation::Overwrite, SERVER_NAME),
+    };
+    let client_certificate = if gateway { ForwardClientCertDetails::SanitizeSet } else { ForwardClientCertDetails::AppendForward };
+    let mut upgrades = vec![upgrade("websocket")];
+    if manager.connect {
+        upgrades.push(upgrade("CONNECT"));
+    }
+    HttpConnectionManager {
+        http_filters: filters(&manager),
+        access_log: manager.access_log.to_vec(),
+        stat_prefix: manager.stat_prefix,
+        route_specifier: Some(match manager.routes {
+            Routes::Rds(name) => RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: name }),
+            Routes::Inline(configuration) => RouteSpecifier::RouteConfig(configuration),
+        }),
+        use_remote_address: boolean(gateway),
+        stream_idle_timeout: Some(wire::ZERO),
+        normalize_path: boolean(true),
+        server_header_transformation: server as i32,
+        server_name: name.to_owned(),
+        forward_client_cert_details: client_certificate as i32,
+        upgrade_configs: upgrades,
+        http_protocol_options: manager
+            .absolute_url
+            .then(|| core::Http1ProtocolOptions { allow_absolute_url: boolean(true), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+fn upgrade(kind: &str) -> UpgradeConfig {
+    UpgradeConfig { upgrade_type: kind.to_owned(), ..Default::default() }
+}
+
+/// Fault first, so that an injected answer is never retried; the router last.
+fn filters(manager: &Manager<'_>) -> Vec<HttpFilter> {
+    let mut filters = Vec::with_capacity(3);
+    if manager.direction != Direction::Inbound {
+        filters.push(http_filter(FAULT_FILTER, &fault::HttpFault::default()));
+    }
+    if manager.dynamic_forward_proxy {
+        let config = dfp_filter::FilterConfig {
+            implementation_specifier: Some(dfp_filter::filter_config::ImplementationSpecifier::DnsCacheConfig(dns_cache())),
+            ..Default::default()
+        };
+        filters.push(http_filter("envoy.filters.http.dynamic_forward_proxy", &config));
+    }
+    filters.push(http_filter("envoy.filters.http.router", &router::Router::default()));
+    filters
+}
+
+/// The cache of names that the proxy resolves itself; filter and cluster must name the same one, with the same settings.
+pub fn dns_cache() -> dfp_common::DnsCacheConfig {
+    use wire::cluster::cluster::DnsLookupFamily;
+    dfp_common::DnsCacheConfig {
+        name: "passthrough".to_owned(),
+        dns_lookup_family: DnsLookupFamily::V4Preferred as i32,
+        ..Default::default()
+    }
+}

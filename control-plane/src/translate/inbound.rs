@@ -1,0 +1,188 @@
+//! The way to the application: listeners and clusters of the client's own instance.
+//!
+//! In:  an instance, the services that select it.
+//! Out: one bound listener per port (explicit), or one for all of them (captured); one cluster per port.
+
+use std::{net::{Ipv4Addr, SocketAddr}, sync::Arc};
+
+use pillion_api::{
+    effective::{MeshService, Protocol, ServicePort},
+    kinds::{Workload, virtual_service::HttpRetry},
+};
+use pillion_xds::names::{ClusterName, ListenerName, RouteName};
+
+use super::{
+    clusters,
+    connection_manager::{self, Direction, Manager, Routes},
+    listeners::{Common, chain, listener},
+    route::retry_policy_of,
+    scope::Client,
+    virtual_hosts::{named, shell},
+    wire::{
+        self, boolean,
+        cluster::Cluster,
+        core,
+        listener::{Filter, FilterChain, FilterChainMatch, Listener},
+        original_dst,
+        route::{Route, RouteAction, RouteConfiguration, route::Action, route_action::ClusterSpecifier},
+        uint32,
+    },
+};
+use crate::model::{
+    endpoints::target,
+    instance::{Instance, InstancePort},
+};
+
+/// Where redirected inbound connections arrive. Source: `proxyInboundListenPort`.
+const INBOUND_CAPTURE_PORT: u16 = 15006;
+const CATCH_ALL: &str = "InboundPassthroughCluster";
+
+/// A port of the instance with everything the mesh says about it.
+struct Port<'a> {
+    port: &'a InstancePort,
+    protocol: Protocol,
+    services: Vec<&'a MeshService>,
+}
+
+/// The inbound listeners and clusters of an instance.
+pub fn resources(client: &Client<'_>, instance: &Instance) -> (Vec<Listener>, Vec<Cluster>) {
+    let effective = client.world.effective();
+    let ports = ports(client, instance);
+    let mut clusters: Vec<Cluster> = ports.iter().map(|port| clusters::inbound(effective, port.port, &port.services)).collect();
+    let common = Common::new(client);
+    if client.mode().explicit {
+        return (ports.iter().map(|port| explicit(client, &common, port)).collect(), clusters);
+    }
+    clusters.push(clusters::inbound_passthrough(effective));
+    (vec![captured(client, &common, &ports)], clusters)
+}
+
+fn ports<'a>(client: &Client<'a>, instance: &'a Instance) -> Vec<Port<'a>> {
+    let all = client.world.effective().services();
+    let mut behind: Vec<&Arc<MeshService>> = all.iter().filter(|s| s.selects(&instance.id.namespace, &instance.labels)).collect();
+    behind.sort_by_key(|service| service.object);
+    instance.ports.iter().map(|port| behind_port(client, instance, port, &behind)).collect()
+}
+
+/// `behind`: the services that select the instance, oldest first. The oldest that leads to the port says what it speaks.
+fn behind_port<'a>(client: &Client<'_>, instance: &'a Instance, port: &'a InstancePort, behind: &[&'a Arc<MeshService>]) -> Port<'a> {
+    let leads = |p: &&ServicePort| target(instance, p).is_some_and(|target| std::ptr::eq(target, port));
+    let services = behind.iter().copied().filter_map(|service| Some((service.as_ref(), service.ports.iter().find(leads)?.protocol)));
+    let services: Vec<(&'a MeshService, Protocol)> = services.collect();
+    Port {
+        port,
+        protocol: services.first().map_or_else(|| declared(client, instance, port), |(_, protocol)| *protocol),
+        services: services.into_iter().map(|(service, _)| service).collect(),
+    }
+}
+
+/// What the Workload says about a port that no service leads to.
+fn declared(client: &Client<'_>, instance: &Instance, port: &InstancePort) -> Protocol {
+    let workload = client.world.set().named::<Workload>(&instance.id.namespace, &instance.workload);
+    let written = workload.and_then(|w| w.spec.ports.iter().find(|own| own.container_port == u32::from(port.container_port)));
+    Protocol::of_service_port(written.map_or("", |own| own.protocol.as_str()), &port.name, "TCP", port.container_port.into())
+}
+
+fn explicit(client: &Client<'_>, common: &Common, port: &Port<'_>) -> Listener {
+    let address = port.port.inbound;
+    let name = ListenerName::address(address.ip(), address.port());
+    let mut made = listener(&name, address, core::TrafficDirection::Inbound);
+    let prefix = format!("inbound_{name}");
+    if port.protocol.is_sniffed() {
+        common.sniffed(http(client, common, port, prefix.clone()), tcp(common, port, prefix), &mut made);
+    } else if port.protocol.is_http() {
+        made.filter_chains = vec![chain("http", http(client, common, port, prefix))];
+    } else {
+        made.filter_chains = vec![chain("tcp", tcp(common, port, prefix))];
+    }
+    made
+}
+
+/// One listener for all redirected connections; chains by destination port, and one for ports nobody declares.
+fn captured(client: &Client<'_>, common: &Common, ports: &[Port<'_>]) -> Listener {
+    let name = ListenerName::virtual_inbound();
+    let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), INBOUND_CAPTURE_PORT);
+    let mut made = listener(&name, address, core::TrafficDirection::Inbound);
+    let mut sniffs = false;
+    for port in ports {
+        let number = port.port.container_port;
+        let prefix = format!("inbound_0.0.0.0_{number}");
+        let matches = |protocols: &[&str]| FilterChainMatch {
+            destination_port: uint32(number.into()),
+            application_protocols: protocols.iter().map(|p| (*p).to_owned()).collect(),
+            ..Default::default()
+        };
+        let mut add = |name: String, filter: Filter, matches: FilterChainMatch| {
+            made.filter_chains.push(FilterChain { filter_chain_match: Some(matches), ..chain(&name, filter) });
+        };
+        if port.protocol.is_sniffed() {
+            sniffs = true;
+            add(format!("{number}-http"), http(client, common, port, prefix.clone()), matches(&["http/1.0", "http/1.1", "h2c"]));
+            add(format!("{number}-tcp"), tcp(common, port, prefix), matches(&[]));
+        } else if port.protocol.is_http() {
+            add(format!("{number}-http"), http(client, common, port, prefix), matches(&[]));
+        } else {
+            add(format!("{number}-tcp"), tcp(common, port, prefix), matches(&[]));
+        }
+    }
+    made.listener_filters = vec![wire::listener_filter("envoy.filters.listener.original_dst", &original_dst::OriginalDst::default())];
+    if sniffs {
+        common.inspect(&mut made);
+    }
+    made.default_filter_chain = Some(chain("passthrough", common.tcp(format!("inbound_{name}"), CATCH_ALL)));
+    made
+}
+
+fn tcp(common: &Common, port: &Port<'_>, stat_prefix: String) -> Filter {
+    common.tcp(stat_prefix, &ClusterName::inbound(port.port.container_port))
+}
+
+fn http(client: &Client<'_>, common: &Common, port: &Port<'_>, stat_prefix: String) -> Filter {
+    connection_manager::filter(Manager {
+        direction: Direction::Inbound,
+        stat_prefix,
+        routes: Routes::Inline(routes(client, port)),
+        access_log: &common.access_log,
+        absolute_url: false,
+        connect: false,
+        dynamic_forward_proxy: false,
+    })
+}
+
+/// One route that takes everything.
+fn routes(client: &Client<'_>, port: &Port<'_>) -> RouteConfiguration {
+    let number = port.port.container_port;
+    #[allow(deprecated)]
+    let action = RouteAction {
+        cluster_specifier: Some(ClusterSpecifier::Cluster(ClusterName::inbound(number).to_string())),
+        timeout: Some(wire::ZERO),
+        max_grpc_timeout: Some(wire::ZERO),
+        retry_policy: retries(client, port.protocol),
+        ..Default::default()
+    };
+    let route = Route {
+        name: "default".to_owned(),
+        r#match: Some(wire::every_path()),
+        action: Some(Action::Route(action)),
+        ..Default::default()
+    };
+    let host = named(&format!("inbound|http|{number}"), vec!["*".to_owned()], vec![route]);
+    RouteConfiguration {
+        virtual_hosts: vec![wire::route::VirtualHost { include_request_attempt_count: false, ..host }],
+        validate_clusters: boolean(false),
+        ..shell(&RouteName::inbound(number), false)
+    }
+}
+
+/// Requests of which the application read nothing are tried twice more, as Istio does; gRPC clients have retries of their own.
+fn retries(client: &Client<'_>, protocol: Protocol) -> Option<wire::route::RetryPolicy> {
+    if protocol == Protocol::Grpc {
+        return None;
+    }
+    let mesh = client.world.effective().mesh();
+    let built_in = HttpRetry { attempts: 2, retry_on: "reset-before-request".to_owned(), ..Default::default() };
+    let mut policy = mesh.retry_policy(Some(&built_in))?;
+    // There is one endpoint: none to prefer.
+    policy.avoid_previous_hosts = false;
+    Some(retry_policy_of(&policy))
+}
