@@ -5,4 +5,6 @@
 
 pub mod access_log;
 pub mod log_sink;
+pub mod metrics;
 pub mod peer;
+pub mod recorder;

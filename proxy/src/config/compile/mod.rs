@@ -197,6 +197,7 @@ impl Compiler {
             clusters,
             names: Arc::clone(&self.names.value),
             local: Arc::clone(&self.local),
+            ..RuntimeConfig::default()
         }
     }
 
