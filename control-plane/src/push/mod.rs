@@ -1,7 +1,16 @@
 //! From generations to proxies: waits for a quiet moment, asks for each node's configuration, and drives one session per stream.
 //!
 //! In:  generations and configurations from [`Configs`]; streams from proxies.
-//! Out: discovery responses; who has what.
+//! Out: discovery responses; who has what, in [`status`].
+//!
+//! ```text
+//! Configs::subscribe -> queue (debounce) -> every stream: Configs::config -> xds::session -> wire -> ACK, NACK -> status
+//! ```
+
+pub mod queue;
+pub mod scope;
+pub mod server;
+pub mod status;
 
 use std::sync::Arc;
 
@@ -17,3 +26,6 @@ pub trait Configs: Send + Sync + 'static {
     /// limits how many run at once. Equal nodes should get the same `Arc`.
     fn config(&self, node: &Node) -> Arc<NodeConfig>;
 }
+
+#[cfg(test)]
+mod tests;
