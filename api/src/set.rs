@@ -178,3 +178,32 @@ fn duplicate(object: &Object, first: &Object) -> Finding {
         related: vec![(first.place("metadata.name"), "the one in force".into())],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::{Service, VirtualService};
+    use crate::parse::parse;
+    use crate::validate::validate;
+
+    fn objects(file: &str, names: &[&str]) -> Vec<Arc<Valid<Object>>> {
+        let text: String = names
+            .iter()
+            .map(|n| format!("---\napiVersion: v1\nkind: Service\nmetadata: {{name: {n}}}\nspec: {{ports: [{{port: 80}}]}}\n"))
+            .collect();
+        parse(file, &text).objects.into_iter().map(|o| Arc::new(validate(o).0.expect("valid"))).collect()
+    }
+
+    #[test]
+    fn the_older_of_two_stays_and_the_other_is_an_error_that_shows_it() {
+        let all = objects("b.yaml", &["x", "web"]).into_iter().chain(objects("a.yaml", &["z", "x"]));
+        let (set, findings) = ObjectSet::new(all);
+        let names: Vec<(&str, &str)> = set.of::<Service>().map(|s| (&*s.object.file, s.name())).collect();
+        assert_eq!(names, [("a.yaml", "z"), ("a.yaml", "x"), ("b.yaml", "web")]);
+        let [finding] = &findings[..] else { panic!("one finding, {findings:?}") };
+        assert_eq!((&*finding.place.file, finding.place.line, &*finding.related[0].0.file), ("b.yaml", 4, "a.yaml"));
+        assert_eq!(set.named::<Service>("default", "x").map(|s| s.index), Some(1));
+        assert!(set.named::<Service>("other", "x").is_none() && set.named::<VirtualService>("default", "x").is_none());
+        assert_eq!((set.count::<Service>(), set.count::<VirtualService>(), set.len()), (3, 0, 3));
+    }
+}

@@ -238,3 +238,153 @@ impl super::Effective {
         Policy::layer(self.mesh(), rule.map(Arc::as_ref), subset, port)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{labels, object, of};
+    use super::*;
+    use crate::effective::Effective;
+
+    fn dr(namespace: &str, name: &str, spec: &str) -> String {
+        object("DestinationRule", namespace, name, &format!("{{{spec}}}"))
+    }
+
+    fn names(effective: &Effective, rule: Option<&Arc<MergedRule>>) -> Vec<String> {
+        let objects = rule.map(|r| r.objects.clone()).unwrap_or_default();
+        objects.into_iter().map(|index| effective.set().objects()[index as usize].meta.name.clone()).collect()
+    }
+
+    #[test]
+    fn the_first_namespace_with_a_match_wins_and_inside_it_the_most_specific_host() {
+        let text = [
+            object("Service", "shop", "reviews", "{ports: [{port: 80, name: http}]}"),
+            object("Service", "shop", "ratings", "{ports: [{port: 80, name: http}]}"),
+            dr("istio-system", "mesh-wide", "host: '*.cluster.local'"),
+            dr("istio-system", "root-only", "host: ratings.shop.svc.cluster.local, exportTo: ['.']"),
+            dr("shop", "owner", "host: reviews"),
+            dr("shop", "owner-wide", "host: '*.shop.svc.cluster.local'"),
+            dr("shop", "unexported", "host: ratings, exportTo: ['.']"),
+            dr("team", "client", "host: '*.svc.cluster.local'"),
+            dr("web", "chosen", "host: reviews.shop.svc.cluster.local, workloadSelector: {matchLabels: {app: web}}"),
+            dr("web", "for-all", "host: reviews.shop.svc.cluster.local"),
+        ];
+        let effective = of(&text.concat());
+        let (web, nobody) = (labels(&[("app", "web")]), labels(&[]));
+        let cases = [
+            ("shop", &nobody, "reviews", vec!["owner"]),
+            ("shop", &nobody, "ratings", vec!["unexported"]),
+            ("team", &nobody, "reviews", vec!["client"]),
+            ("other", &nobody, "reviews", vec!["owner"]),
+            ("other", &nobody, "ratings", vec!["owner-wide"]),
+            ("web", &web, "reviews", vec!["chosen"]),
+            ("web", &nobody, "reviews", vec!["for-all"]),
+            ("istio-system", &nobody, "reviews", vec!["owner"]),
+            ("istio-system", &nobody, "ratings", vec!["root-only"]),
+        ];
+        for (client, labels, service, want) in cases {
+            let service = effective.service(&format!("{service}.shop.svc.cluster.local"), client).expect("there");
+            assert_eq!(names(&effective, effective.destination_rule(client, labels, service)), want, "{client} {}", service.name);
+        }
+    }
+
+    #[test]
+    fn the_root_namespace_comes_last() {
+        let text = [object("Service", "shop", "a", "{ports: [{port: 80}]}"), dr("istio-system", "mesh-wide", "host: '*.local'")];
+        let effective = of(&text.concat());
+        let service = effective.service("a.shop.svc.cluster.local", "shop").expect("there");
+        assert_eq!(names(&effective, effective.destination_rule("shop", &Labels::new(), service)), ["mesh-wide"]);
+    }
+
+    #[test]
+    fn rules_of_one_namespace_host_and_export_merge() {
+        let text = [
+            object("Service", "shop", "a", "{ports: [{port: 80}]}"),
+            dr("shop", "one", "host: a, subsets: [{name: v1, labels: {version: v1}}]"),
+            dr(
+                "shop",
+                "two",
+                "host: a.shop.svc.cluster.local, trafficPolicy: {loadBalancer: {simple: RANDOM}}, subsets: [{name: v1, labels: {version: other}}, {name: v2}]",
+            ),
+            dr("shop", "three", "host: a, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}"),
+            dr("shop", "apart", "host: a, exportTo: ['.'], subsets: [{name: v3}]"),
+        ];
+        let effective = of(&text.concat());
+        let service = effective.service("a.shop.svc.cluster.local", "shop").expect("there");
+        let rule = effective.destination_rule("shop", &Labels::new(), service).expect("a rule");
+        assert_eq!(names(&effective, Some(rule)), ["one", "two", "three"]);
+        let subsets: Vec<&str> = rule.subsets.iter().map(|s| s.subset.name.as_str()).collect();
+        assert_eq!(subsets, ["v1", "v2"]);
+        assert_eq!(rule.subset("v1").map(|s| s.labels.clone()), Some(labels(&[("version", "v1")])));
+        use crate::kinds::destination_rule::SimpleLb;
+        assert_eq!(rule.traffic_policy.as_ref().and_then(|p| p.load_balancer.as_ref()).and_then(|l| l.simple), Some(SimpleLb::Random));
+    }
+
+    #[test]
+    fn blocks_are_layered_whole_and_a_port_replaces_all_four() {
+        let text = "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |
+    defaultTrafficPolicy:
+      connectionPool: {tcp: {maxConnections: 7}}
+      outlierDetection: {consecutive5xxErrors: 7}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: a}
+spec: {ports: [{port: 80, name: http}, {port: 90, name: grpc}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: a}
+spec:
+  host: a
+  trafficPolicy:
+    connectionPool: {tcp: {connectTimeout: 1s}}
+    loadBalancer: {simple: RANDOM}
+    retryBudget: {percent: 30}
+    portLevelSettings:
+    - port: {number: 90}
+      loadBalancer: {simple: ROUND_ROBIN}
+  subsets:
+  - name: plain
+  - name: own
+    trafficPolicy:
+      loadBalancer: {simple: LEAST_REQUEST}
+  - name: port
+    trafficPolicy:
+      portLevelSettings:
+      - port: {number: 80}
+        connectionPool: {tcp: {maxConnections: 1}}
+";
+        let effective = of(text);
+        let service = effective.service("a.default.svc.cluster.local", "default").expect("there");
+        let rule = effective.destination_rule("default", &Labels::new(), service);
+        let shown = |subset: Option<&str>, port| {
+            let policy = effective.traffic_policy(rule, subset, port);
+            let tcp = policy.connection_pool.and_then(|p| p.tcp.as_ref());
+            (
+                policy.load_balancer.and_then(|l| l.simple).map(|s| s.as_str()),
+                tcp.map(|t| (t.max_connections, t.connect_timeout.is_some())),
+                policy.outlier_detection.is_some(),
+                policy.retry_budget.is_some(),
+            )
+        };
+        let cases = [
+            ("top level, the pool not mixed with the mesh's", None, 80, (Some("RANDOM"), Some((0, true)), true, true)),
+            ("a port has nothing but its own", None, 90, (Some("ROUND_ROBIN"), None, false, true)),
+            ("a subset without policy", Some("plain"), 80, (Some("RANDOM"), Some((0, true)), true, true)),
+            ("a subset's block replaces", Some("own"), 80, (Some("LEAST_REQUEST"), Some((0, true)), true, true)),
+            ("a subset above the rule's port", Some("own"), 90, (Some("LEAST_REQUEST"), None, false, true)),
+            ("a subset's port", Some("port"), 80, (None, Some((1, false)), false, true)),
+            ("an unknown subset", Some("nobody"), 80, (Some("RANDOM"), Some((0, true)), true, true)),
+        ];
+        for (name, subset, port, want) in cases {
+            assert_eq!(shown(subset, port), want, "{name}");
+        }
+        let none = effective.traffic_policy(None, None, 80);
+        assert!(none.connection_pool.is_some() && none.outlier_detection.is_some() && none.load_balancer.is_none());
+    }
+}

@@ -137,3 +137,54 @@ impl RetryPolicy {
         ["5xx", "gateway-error", "reset"].iter().any(|word| self.retries_on(word))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::of;
+    use super::*;
+
+    fn config(mesh: &str) -> Mesh {
+        let indented = mesh.lines().map(|line| format!("    {line}\n")).collect::<String>();
+        of(&format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata:\n  mesh: |\n{indented}"))
+            .mesh()
+            .clone()
+    }
+
+    #[test]
+    fn settings_have_istios_defaults() {
+        let mesh = Mesh::default();
+        assert_eq!(
+            (mesh.root_namespace.as_str(), mesh.trust_domain.as_str(), mesh.registry_only),
+            ("istio-system", "cluster.local", false)
+        );
+        assert_eq!(mesh.connect_timeout, Duration::from_secs(10));
+        let mesh =
+            config("rootNamespace: mesh-root\ntrustDomain: shop.example\noutboundTrafficPolicy: {mode: REGISTRY_ONLY}\nconnectTimeout: 3s");
+        assert_eq!((mesh.root_namespace.as_str(), mesh.trust_domain.as_str(), mesh.registry_only), ("mesh-root", "shop.example", true));
+        assert_eq!(mesh.connect_timeout, Duration::from_secs(3));
+    }
+
+    #[test]
+    fn retries_come_from_the_route_then_the_mesh_then_the_built_in_policy() {
+        let (plain, own) = (Mesh::default(), config("defaultHttpRetryPolicy: {attempts: 1, retryOn: reset}"));
+        let block = |attempts, retry_on: &str| HttpRetry { attempts, retry_on: retry_on.to_owned(), ..HttpRetry::default() };
+        let built_in = &["connect-failure", "refused-stream", "unavailable", "cancelled", "retriable-status-codes"][..];
+        type Want<'a> = Option<(u32, &'a [&'a str], &'a [u32], bool)>;
+        let cases: [(&str, &Mesh, Option<HttpRetry>, Want<'_>); 7] = [
+            ("nothing said", &plain, None, Some((2, built_in, &[], false))),
+            ("the mesh", &own, None, Some((1, &["reset"], &[], true))),
+            ("the route beats the mesh", &own, Some(block(3, "")), Some((3, built_in, &[], false))),
+            ("attempts missing disables", &own, Some(block(0, "5xx")), None),
+            ("negative is nothing", &plain, Some(block(-1, "5xx")), None),
+            ("codes", &plain, Some(block(1, "503, gateway-error")), Some((1, &["gateway-error", "retriable-status-codes"], &[503], true))),
+            ("codes once", &plain, Some(block(1, "retriable-status-codes,429")), Some((1, &["retriable-status-codes"], &[429], false))),
+        ];
+        for (name, mesh, route, want) in cases {
+            let got = mesh.retry_policy(route.as_ref());
+            let got = got.as_ref().map(|p| {
+                (p.attempts, p.retry_on.iter().map(String::as_str).collect::<Vec<_>>(), p.status_codes.clone(), p.retries_slow_tries())
+            });
+            assert_eq!(got, want.map(|(attempts, on, codes, slow)| (attempts, on.to_vec(), codes.to_vec(), slow)), "{name}");
+        }
+    }
+}

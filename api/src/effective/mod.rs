@@ -169,3 +169,47 @@ impl Effective {
         &self.0.workloads
     }
 }
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+    use crate::parse::parse;
+    use crate::validate::validate;
+
+    /// What is in force for the objects of some files; every object has to be valid.
+    pub(crate) fn of_files(files: &[(&str, &str)]) -> Effective {
+        let mut valid = Vec::new();
+        for (file, text) in files {
+            let parsed = parse(file, text);
+            for object in parsed.objects {
+                let name = object.reference();
+                let (object, findings) = validate(object);
+                valid.push(Arc::new(object.unwrap_or_else(|| panic!("{name}: {findings:?} {:?}", parsed.findings))));
+            }
+        }
+        let (set, duplicates) = ObjectSet::new(valid);
+        assert!(duplicates.is_empty(), "{duplicates:?}");
+        Effective::new(set, None)
+    }
+
+    pub(crate) fn of(text: &str) -> Effective {
+        of_files(&[("a.yaml", text)])
+    }
+
+    pub(crate) fn labels(pairs: &[(&str, &str)]) -> Labels {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    /// One networking object, its spec in flow style.
+    pub(crate) fn object(kind: &str, namespace: &str, name: &str, spec: &str) -> String {
+        let group = match kind {
+            "Service" | "ServiceAccount" => "v1",
+            "PeerAuthentication" | "AuthorizationPolicy" | "RequestAuthentication" => "security.istio.io/v1",
+            "Telemetry" => "telemetry.istio.io/v1",
+            "Deployment" => "apps/v1",
+            "Workload" => "pillion.io/v1alpha1",
+            _ => "networking.istio.io/v1",
+        };
+        format!("---\napiVersion: {group}\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n")
+    }
+}

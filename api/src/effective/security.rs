@@ -144,3 +144,119 @@ pub fn unenforced_security(set: &ObjectSet) -> Vec<Unenforced> {
     all.extend(set.of::<RequestAuthentication>().map(|item| entry(item, "tokens are not checked")));
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{labels, object, of};
+    use super::*;
+
+    fn peer(namespace: &str, name: &str, spec: &str) -> String {
+        object("PeerAuthentication", namespace, name, spec)
+    }
+
+    #[test]
+    fn the_nearest_peer_authentication_decides_and_unset_inherits() {
+        let text = [
+            peer("istio-system", "mesh", "{mtls: {mode: STRICT}}"),
+            peer("istio-system", "ignored", "{selector: {matchLabels: {app: web}}, mtls: {mode: DISABLE}}"),
+            peer("shop", "shop", "{mtls: {mode: PERMISSIVE}}"),
+            peer("shop", "later", "{mtls: {mode: DISABLE}}"),
+            peer(
+                "shop",
+                "pay",
+                "{selector: {matchLabels: {app: pay}}, mtls: {mode: STRICT}, portLevelMtls: {8080: {mode: DISABLE}, 8081: {mode: UNSET}}}",
+            ),
+            peer("shop", "inherits", "{selector: {matchLabels: {app: unset}}, portLevelMtls: {9000: {mode: STRICT}}}"),
+            peer("blank", "blank", "{mtls: {mode: UNSET}}"),
+        ];
+        let effective = of(&text.concat());
+        use MutualTlsMode::*;
+        let cases = [
+            ("other", "web", 80, Strict),
+            ("blank", "web", 80, Strict),
+            ("shop", "web", 80, Permissive),
+            ("shop", "pay", 80, Strict),
+            ("shop", "pay", 8080, Disable),
+            ("shop", "pay", 8081, Strict),
+            ("shop", "unset", 80, Permissive),
+            ("shop", "unset", 9000, Strict),
+        ];
+        for (namespace, app, port, want) in cases {
+            assert_eq!(effective.peer_mode(namespace, &labels(&[("app", app)])).of_port(port), want, "{namespace} {app} {port}");
+        }
+        assert_eq!(of("").peer_mode("shop", &Labels::new()).mode, Permissive);
+    }
+
+    #[test]
+    fn policies_of_the_root_namespace_reach_everywhere_by_selector_too() {
+        let policy = |namespace: &str, name: &str, app: &str| {
+            let selector = if app.is_empty() { String::new() } else { format!("selector: {{matchLabels: {{app: {app}}}}}, ") };
+            object("AuthorizationPolicy", namespace, name, &format!("{{{selector}rules: [{{}}]}}"))
+        };
+        let text = [
+            policy("shop", "shop-web", "web"),
+            policy("istio-system", "mesh", ""),
+            policy("istio-system", "mesh-web", "web"),
+            policy("shop", "shop", ""),
+            policy("team", "team", ""),
+            object("AuthorizationPolicy", "shop", "attached", "{targetRefs: [{kind: Service, name: x}], rules: [{}]}"),
+        ];
+        let effective = of(&text.concat());
+        let names = |namespace: &str, app: &str| {
+            effective.authorization_policies(namespace, &labels(&[("app", app)])).iter().map(|p| p.name().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(names("shop", "web"), ["mesh", "mesh-web", "shop-web", "shop"]);
+        assert_eq!(names("shop", "api"), ["mesh", "shop"]);
+        assert_eq!(names("team", "web"), ["mesh", "mesh-web", "team"]);
+        assert_eq!(names("istio-system", "x"), ["mesh"]);
+    }
+
+    #[test]
+    fn one_sidecar_per_workload_and_one_telemetry_per_level() {
+        let egress = "egress: [{hosts: ['*/*']}]";
+        let text = [
+            object("Sidecar", "istio-system", "root", &format!("{{{egress}}}")),
+            object("Sidecar", "shop", "all", &format!("{{{egress}}}")),
+            object("Sidecar", "shop", "web", &format!("{{workloadSelector: {{labels: {{app: web}}}}, {egress}}}")),
+            object("Telemetry", "istio-system", "mesh", "{}"),
+            object("Telemetry", "shop", "shop", "{}"),
+            object("Telemetry", "shop", "second", "{}"),
+            object("Telemetry", "shop", "web", "{selector: {matchLabels: {app: web}}}"),
+        ];
+        let effective = of(&text.concat());
+        let cases = [
+            ("shop", "web", "web", vec!["mesh", "shop", "web"]),
+            ("shop", "x", "all", vec!["mesh", "shop"]),
+            ("team", "x", "root", vec!["mesh"]),
+        ];
+        for (namespace, app, sidecar, telemetry) in cases {
+            let labels = labels(&[("app", app)]);
+            assert_eq!(effective.sidecar(namespace, &labels).map(|s| s.name()), Some(sidecar), "{namespace} {app}");
+            assert_eq!(
+                effective.telemetry(namespace, &labels).iter().map(|t| t.name()).collect::<Vec<_>>(),
+                telemetry,
+                "{namespace} {app}"
+            );
+        }
+    }
+
+    #[test]
+    fn unenforced_protection_is_listed_by_kind() {
+        let text = [
+            peer("a", "strict", "{mtls: {mode: STRICT}}"),
+            peer("a", "loose", "{mtls: {mode: PERMISSIVE}}"),
+            peer("b", "port", "{selector: {matchLabels: {app: x}}, portLevelMtls: {80: {mode: STRICT}}}"),
+            object("AuthorizationPolicy", "a", "allow", "{rules: [{}]}"),
+            object("RequestAuthentication", "a", "jwt", "{jwtRules: [{issuer: x, jwksUri: 'https://example.com/keys'}]}"),
+        ];
+        let all = unenforced_security(of(&text.concat()).set());
+        let names: Vec<_> = all.iter().map(|u| (u.kind, u.name.as_str())).collect();
+        let want = [
+            (Kind::PeerAuthentication, "strict"),
+            (Kind::PeerAuthentication, "port"),
+            (Kind::AuthorizationPolicy, "allow"),
+            (Kind::RequestAuthentication, "jwt"),
+        ];
+        assert_eq!(names, want);
+    }
+}

@@ -354,3 +354,140 @@ fn give_addresses(all: &mut [MeshService]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{labels, object, of};
+    use super::*;
+
+    #[test]
+    fn a_kubernetes_service_becomes_a_service_of_the_mesh() {
+        let text = object(
+            "Service",
+            "shop",
+            "reviews",
+            "{selector: {app: reviews}, ports: [{port: 80, name: web, appProtocol: http2, targetPort: http}, {port: 90, name: grpc-api, targetPort: 9090}, {port: 3306, name: db}, {port: 53, name: dns, protocol: UDP}]}",
+        );
+        let effective = of(&text);
+        let service = effective.service("reviews.shop.svc.cluster.local", "anywhere").expect("there");
+        let ports: Vec<_> = service.ports.iter().map(|p| (p.number, p.target_port.clone(), p.protocol)).collect();
+        let want = [
+            (80, TargetPort::Name("http".into()), Protocol::Http2),
+            (90, TargetPort::Number(9090), Protocol::Grpc),
+            (3306, TargetPort::Number(3306), Protocol::Tcp),
+            (53, TargetPort::Number(53), Protocol::Udp),
+        ];
+        assert_eq!(ports, want);
+        assert!(service.address_allocated && service.address().is_some_and(|a| a.to_string().starts_with("240.240.")));
+        assert!(
+            service.selects("shop", &labels(&[("app", "reviews"), ("v", "1")])) && !service.selects("team", &labels(&[("app", "reviews")]))
+        );
+        assert!(!service.headless && !service.external && service.resolution == Resolution::Static);
+    }
+
+    #[test]
+    fn addresses_are_taken_as_written_or_made_up_where_a_name_needs_one() {
+        let text = [
+            object("Service", "a", "given", "{clusterIP: 10.0.0.1, ports: [{port: 80}]}"),
+            object("Service", "a", "headless", "{clusterIP: None, ports: [{port: 80}]}"),
+            object("Service", "a", "alias", "{type: ExternalName, externalName: example.com, ports: [{port: 80}]}"),
+            object(
+                "ServiceEntry",
+                "a",
+                "dns",
+                "{hosts: [api.example.com], resolution: DNS, ports: [{number: 443, name: tls, protocol: TLS}]}",
+            ),
+            object(
+                "ServiceEntry",
+                "a",
+                "wild",
+                "{hosts: ['*.example.org'], resolution: NONE, ports: [{number: 443, name: tls, protocol: TLS}]}",
+            ),
+            object(
+                "ServiceEntry",
+                "a",
+                "none",
+                "{hosts: [pass.example.net], resolution: NONE, ports: [{number: 443, name: tls, protocol: TLS}]}",
+            ),
+        ];
+        let effective = of(&text.concat());
+        let cases = [
+            ("given.a.svc.cluster.local", true, false, false, false),
+            ("headless.a.svc.cluster.local", true, true, true, false),
+            ("alias.a.svc.cluster.local", true, true, false, true),
+            ("api.example.com", true, true, false, true),
+            ("*.example.org", false, false, false, true),
+            ("pass.example.net", false, false, false, true),
+        ];
+        for (host, addressed, allocated, headless, external) in cases {
+            let service = effective.service(host, "a").expect(host);
+            assert_eq!(service.address().is_some(), addressed, "{host}");
+            assert_eq!((service.address_allocated, service.headless, service.external), (allocated, headless, external), "{host}");
+        }
+        assert_eq!(effective.service("alias.a.svc.cluster.local", "a").expect("there").endpoints[0].address, "example.com");
+        assert!(effective.service_for_host("deep.sub.example.org", "a").is_some_and(|s| s.host == "*.example.org"));
+        assert!(effective.service_for_host("example.org", "a").is_none());
+    }
+
+    #[test]
+    fn a_client_sees_what_is_exported_to_it_and_prefers_its_own_namespace() {
+        let entry = |namespace: &str, name: &str, export: &str, port: u32| {
+            let spec = format!(
+                "{{hosts: [api.example.com], exportTo: [{export}], resolution: DNS, ports: [{{number: {port}, name: http, protocol: HTTP}}]}}"
+            );
+            object("ServiceEntry", namespace, name, &spec)
+        };
+        let text = [
+            entry("a", "old", "'*'", 80),
+            entry("b", "own", "'.'", 81),
+            entry("c", "shared", "d", 82),
+            object(
+                "ServiceEntry",
+                "e",
+                "only",
+                "{hosts: [only.example.com], exportTo: ['.'], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}]}",
+            ),
+        ];
+        let effective = of(&text.concat());
+        let port = |client: &str, host: &str| effective.service(host, client).map(|s| s.ports[0].number);
+        let cases = [("a", Some(80)), ("b", Some(81)), ("c", Some(80)), ("d", Some(80)), ("z", Some(80))];
+        for (client, want) in cases {
+            assert_eq!(port(client, "api.example.com"), want, "{client}");
+        }
+        assert_eq!((port("e", "only.example.com"), port("a", "only.example.com")), (Some(80), None));
+        assert_eq!(effective.services_for("a").len(), 1);
+        assert_eq!(effective.services_for("e").len(), 2);
+    }
+
+    #[test]
+    fn entries_of_one_host_and_namespace_merge_and_one_for_a_service_only_decorates() {
+        let text = [
+            object("Service", "a", "reviews", "{ports: [{port: 80, name: http}]}"),
+            object(
+                "ServiceEntry",
+                "a",
+                "sans",
+                "{hosts: [reviews.a.svc.cluster.local], location: MESH_INTERNAL, resolution: STATIC, subjectAltNames: ['spiffe://x'], endpoints: [{address: 10.0.0.9}], ports: [{number: 9, name: tcp, protocol: TCP}]}",
+            ),
+            object(
+                "ServiceEntry",
+                "a",
+                "one",
+                "{hosts: [db.example.com], resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}], endpoints: [{address: 10.0.0.1}]}",
+            ),
+            object(
+                "ServiceEntry",
+                "a",
+                "two",
+                "{hosts: [db.example.com], resolution: STATIC, ports: [{number: 80, name: tcp, protocol: TCP}, {number: 81, name: tcp-2, protocol: TCP}], endpoints: [{address: 10.0.0.2}]}",
+            ),
+        ];
+        let effective = of(&text.concat());
+        let reviews = effective.service("reviews.a.svc.cluster.local", "a").expect("there");
+        assert_eq!((reviews.source, reviews.ports.len(), reviews.subject_alt_names.len()), (Source::Service, 1, 1));
+        let db = effective.service("db.example.com", "a").expect("there");
+        let ports: Vec<_> = db.ports.iter().map(|p| (p.number, p.protocol)).collect();
+        assert_eq!(ports, [(80, Protocol::Http), (81, Protocol::Tcp)]);
+        assert_eq!(db.endpoints.len(), 2);
+    }
+}

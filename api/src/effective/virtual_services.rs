@@ -288,3 +288,184 @@ pub fn intersection(server_host: &str, gateway_namespace: &str, route_host: &str
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{labels, object, of, of_files};
+    use super::*;
+
+    const TO: &str = "http: [{route: [{destination: {host: x.y}}]}]";
+
+    fn vs(namespace: &str, name: &str, rest: &str) -> String {
+        object("VirtualService", namespace, name, &format!("{{{rest}, {TO}}}"))
+    }
+
+    #[test]
+    fn the_most_specific_host_wins_then_the_nearest_export_then_the_oldest() {
+        let text = [
+            vs("shop", "any", "hosts: ['*.com']"),
+            vs("shop", "wide", "hosts: ['*.shop.svc.cluster.local']"),
+            vs("shop", "first", "hosts: [reviews]"),
+            vs("shop", "second", "hosts: [reviews.shop.svc.cluster.local]"),
+            vs("shop", "private", "hosts: [ratings], exportTo: ['.']"),
+            vs("team", "public", "hosts: [ratings.shop.svc.cluster.local]"),
+            vs("team", "mine", "hosts: [reviews.shop.svc.cluster.local], exportTo: ['.']"),
+            vs("team", "given", "hosts: [carts.shop.svc.cluster.local], exportTo: [web]"),
+            vs("shop", "carts", "hosts: [carts]"),
+            vs("shop", "outside", "hosts: [edge], gateways: [g]"),
+            vs("shop", "both", "hosts: [edge.shop.svc.cluster.local], gateways: [g, mesh]"),
+        ];
+        let effective = of(&text.concat());
+        let cases = [
+            ("shop", "reviews.shop.svc.cluster.local", Some("first")),
+            ("team", "reviews.shop.svc.cluster.local", Some("mine")),
+            ("shop", "ratings.shop.svc.cluster.local", Some("private")),
+            ("team", "ratings.shop.svc.cluster.local", Some("public")),
+            ("web", "carts.shop.svc.cluster.local", Some("given")),
+            ("shop", "carts.shop.svc.cluster.local", Some("carts")),
+            ("shop", "edge.shop.svc.cluster.local", Some("both")),
+            ("shop", "other.shop.svc.cluster.local", Some("wide")),
+            ("shop", "example.com", Some("any")),
+        ];
+        for (client, host, want) in cases {
+            assert_eq!(effective.virtual_service(client, host).map(|v| v.name()), want, "{client} {host}");
+        }
+    }
+
+    #[test]
+    fn older_means_file_path_then_position() {
+        let (b, a) = (vs("shop", "in-b", "hosts: [x]"), vs("shop", "in-a", "hosts: [x]") + &vs("shop", "later-in-a", "hosts: [x]"));
+        let effective = of_files(&[("b.yaml", &b), ("a.yaml", &a)]);
+        assert_eq!(effective.virtual_service("shop", "x.shop.svc.cluster.local").map(|v| v.name()), Some("in-a"));
+    }
+
+    #[test]
+    fn conditions_about_the_client_are_resolved_and_nothing_follows_a_catch_all() {
+        let text = object(
+            "VirtualService",
+            "shop",
+            "a",
+            r"
+  hosts: [a]
+  gateways: [mesh, edge]
+  http:
+  - match:
+    - uri: {prefix: /port}
+      port: 8080
+    - uri: {prefix: /labels}
+      sourceLabels: {app: web}
+    - uri: {prefix: /namespace}
+      sourceNamespace: team
+    - uri: {prefix: /gateway}
+      gateways: [edge]
+      sourceLabels: {app: nobody}
+    route: [{destination: {host: a}}]
+  - match:
+    - sourceNamespace: team
+    route: [{destination: {host: a}}]
+  - match:
+    - uri: {prefix: /}
+      headers: {x: {exact: a}}
+    - uri: {regex: .*}
+    - uri: {exact: /never}
+    route: [{destination: {host: a}}]
+  - route: [{destination: {host: a}}]
+",
+        );
+        let effective = of(&text);
+        let item = effective.virtual_service("shop", "a.shop.svc.cluster.local").expect("there");
+        let (web, nothing) = (labels(&[("app", "web"), ("v", "1")]), labels(&[]));
+        let cases: [(&str, &str, &str, &Labels, u32, &[(usize, Option<usize>)]); 4] = [
+            ("plain", MESH, "shop", &nothing, 80, &[(2, Some(0)), (2, Some(1))]),
+            ("port and labels", MESH, "shop", &web, 8080, &[(0, Some(0)), (0, Some(1)), (2, Some(0)), (2, Some(1))]),
+            ("namespace", MESH, "team", &nothing, 80, &[(0, Some(2)), (1, Some(0))]),
+            ("gateway", "shop/edge", "shop", &nothing, 80, &[(0, Some(3)), (2, Some(0)), (2, Some(1))]),
+        ];
+        for (name, gateway, namespace, labels, port, want) in cases {
+            let client = RouteClient { gateway, namespace, labels, port };
+            let got: Vec<_> = effective.http_routes(item, &client).into_iter().map(|r| (r.rule, r.condition)).collect();
+            assert_eq!(got, want, "{name}");
+        }
+    }
+
+    #[test]
+    fn gateway_names_take_every_written_form() {
+        let cases =
+            [("mesh", "mesh"), ("g", "own/g"), ("ns/g", "ns/g"), ("./g", "own/g"), ("g.ns", "ns/g"), ("g.ns.svc.cluster.local", "ns/g")];
+        for (written, want) in cases {
+            assert_eq!(gateway_name(written, "own"), want, "{written}");
+        }
+    }
+
+    #[test]
+    fn gateways_merge_routes_in_order_with_the_first_catch_all_last() {
+        let server = "{selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['shop.com', 'team/*.team.com']}]}";
+        let route = |path: &str| {
+            let matched = if path.is_empty() { String::new() } else { format!("match: [{{uri: {{prefix: {path}}}}}], ") };
+            format!("{{{matched}route: [{{destination: {{host: x.y}}}}]}}")
+        };
+        let bound = |namespace: &str, name: &str, host: &str, routes: &[&str]| {
+            let http: Vec<String> = routes.iter().map(|p| route(p)).collect();
+            object("VirtualService", namespace, name, &format!("{{hosts: ['{host}'], gateways: [shop/edge], http: [{}]}}", http.join(", ")))
+        };
+        let text = [
+            object("Gateway", "shop", "edge", server),
+            bound("shop", "one", "shop.com", &["/a", ""]),
+            bound("shop", "two", "shop.com", &["/b", ""]),
+            bound("shop", "wild", "*.com", &["/c"]),
+            bound("shop", "foreign", "x.team.com", &["/d"]),
+            bound("team", "ours", "x.team.com", &["/e"]),
+            bound("shop", "elsewhere", "other.org", &["/f"]),
+        ];
+        let effective = of(&text.concat());
+        let gateway = effective.set().named::<Gateway>("shop", "edge").expect("there");
+        let client = RouteClient { gateway: "shop/edge", namespace: "istio-system", labels: &Labels::new(), port: 80 };
+        let hosts = effective.gateway_hosts(gateway, 0, &client);
+        let shown: Vec<(String, Vec<String>)> = hosts
+            .into_iter()
+            .map(|host| {
+                let names = host.routes.iter().map(|r| {
+                    let (item, _, condition) = effective.route(*r);
+                    format!("{}{}", item.name(), if condition.is_some() { "" } else { " *" })
+                });
+                (host.host, names.collect())
+            })
+            .collect();
+        let want = [("shop.com", vec!["one", "two", "wild", "one *"]), ("x.team.com", vec!["ours"])];
+        assert_eq!(shown, want.map(|(host, names)| (host.to_owned(), names.into_iter().map(str::to_owned).collect::<Vec<_>>())));
+    }
+
+    #[test]
+    fn hosts_without_a_service_are_listed_and_wildcards_only_when_they_cover_none() {
+        let text = [
+            object("Service", "shop", "reviews", "{ports: [{port: 80, name: http}]}"),
+            vs("shop", "a", "hosts: [reviews, example.com]"),
+            vs("shop", "b", "hosts: ['*.shop.svc.cluster.local', '*.example.org']"),
+            vs("shop", "c", "hosts: [private.com], exportTo: ['.']"),
+        ];
+        let effective = of(&text.concat());
+        let hosts = |client: &str| {
+            effective.unregistered_hosts(client).into_iter().map(|(host, v)| (host.to_owned(), v.name().to_owned())).collect::<Vec<_>>()
+        };
+        let own = |list: &[(&str, &str)]| list.iter().map(|(h, v)| ((*h).to_owned(), (*v).to_owned())).collect::<Vec<_>>();
+        assert_eq!(hosts("shop"), own(&[("example.com", "a"), ("private.com", "c"), ("*.example.org", "b")]));
+        assert_eq!(hosts("team"), own(&[("example.com", "a"), ("*.example.org", "b")]));
+    }
+
+    #[test]
+    fn a_delegate_is_left_out_and_has_no_hosts_of_its_own() {
+        let text = [
+            object(
+                "VirtualService",
+                "shop",
+                "root",
+                "{hosts: [a], http: [{match: [{uri: {prefix: /x}}], delegate: {name: leaf}}, {route: [{destination: {host: a}}]}]}",
+            ),
+            object("VirtualService", "shop", "leaf", "{http: [{route: [{destination: {host: a}}]}]}"),
+        ];
+        let effective = of(&text.concat());
+        let item = effective.virtual_service("shop", "a.shop.svc.cluster.local").expect("the root");
+        let client = RouteClient { gateway: MESH, namespace: "shop", labels: &Labels::new(), port: 80 };
+        assert_eq!(effective.http_routes(item, &client).len(), 1);
+    }
+}

@@ -142,3 +142,54 @@ impl super::Effective {
         self.set().of::<Gateway>().filter(|gateway| selects(&gateway.spec.selector, labels))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{labels, object, of};
+    use super::*;
+
+    #[test]
+    fn what_a_workload_leaves_out_comes_from_its_deployment() {
+        let deployment = "
+  replicas: 3
+  template:
+    metadata: {labels: {app: web, version: v1}}
+    spec:
+      serviceAccountName: web
+      containers:
+      - name: web
+        ports: [{name: http, containerPort: 9080}, {name: dns, containerPort: 53, protocol: UDP}]
+        env: [{name: A, value: from deployment}, {name: SECRET, valueFrom: {secretKeyRef: {name: x, key: y}}}]
+        readinessProbe: {httpGet: {path: /healthz, port: http}}
+";
+        let text = [
+            object("Deployment", "shop", "web", deployment),
+            object("Workload", "shop", "web", "{deployment: web, command: [./web], env: [{name: B, value: own}]}"),
+            object("Workload", "shop", "alone", "{command: [./alone], ports: [{name: http, containerPort: 80, localPort: 8080}]}"),
+            object("Workload", "shop", "lost", "{deployment: nobody, command: [./lost]}"),
+        ];
+        let effective = of(&text.concat());
+        let [web, alone, lost] = effective.workloads() else { panic!("three workloads, {:?}", effective.workloads()) };
+        assert_eq!((web.replicas, web.service_account.as_str()), (3, "web"));
+        assert_eq!(web.labels, labels(&[("app", "web"), ("version", "v1")]));
+        assert_eq!(web.ports, [WorkloadPort { name: "http".into(), container_port: 9080, local_port: None }]);
+        assert_eq!(web.env, [("A".to_owned(), "from deployment".to_owned()), ("B".to_owned(), "own".to_owned())]);
+        assert!(web.readiness_probe.is_some());
+        assert_eq!((alone.replicas, alone.service_account.as_str(), alone.ports[0].local_port), (1, "default", Some(8080)));
+        assert!(lost.ports.is_empty());
+    }
+
+    #[test]
+    fn a_gateway_is_built_in_when_there_is_a_gateway_object_and_no_workload_for_it() {
+        let server = "servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]";
+        let gateway = object("Gateway", "shop", "edge", &format!("{{selector: {{istio: ingressgateway}}, {server}}}"));
+        let effective = of(&gateway);
+        assert_eq!(effective.workloads().len(), 1);
+        let built_in = &effective.workloads()[0];
+        assert_eq!((built_in.name.as_str(), built_in.namespace.as_str(), built_in.gateway), (DEFAULT_GATEWAY, "istio-system", true));
+        assert_eq!(effective.gateways_for(&built_in.labels).map(|g| g.name()).collect::<Vec<_>>(), ["edge"]);
+        let own = object("Workload", "shop", "mine", "{gateway: true}");
+        assert_eq!(of(&(gateway + &own)).workloads().len(), 1);
+        assert!(of(&own).workloads()[0].gateway && of("").workloads().is_empty());
+    }
+}
