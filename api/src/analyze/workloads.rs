@@ -19,7 +19,7 @@ pub(super) fn check(report: &mut Report<'_>) {
     entry_protocols(report);
 }
 
-/// Two programs, or two replicas of one, cannot listen on the same port of one machine.
+/// Two programs cannot listen on the same port of one machine.
 fn collisions(report: &mut Report<'_>) {
     let mut taken: HashMap<u32, (&Object, String)> = HashMap::new();
     for item in report.effective.set().of::<Workload>() {
@@ -33,16 +33,7 @@ fn collisions(report: &mut Report<'_>) {
         let proxy =
             item.spec.proxy.iter().flat_map(|p| [(p.outbound_port, "spec.proxy.outboundPort"), (p.inbound_port, "spec.proxy.inboundPort")]);
         let proxy = proxy.filter_map(|(port, path)| Some((u32::from(port?), path.to_owned())));
-        let replicas = item.spec.replicas.unwrap_or(1);
         for (port, path) in ports.chain(proxy).filter(|(port, _)| *port > 0) {
-            if replicas > 1 {
-                let message =
-                    format!("{replicas} replicas cannot all listen on port {port} of this machine: all but the first fail to start");
-                report.add(
-                    Draft::warning(code::PORT_COLLISION, object, path.clone(), message)
-                        .help("remove the fixed port, so that each replica gets one of its own"),
-                );
-            }
             match taken.get(&port) {
                 Some((other, other_path)) => {
                     let message = format!("port {port} of this machine is fixed by {} too: the second to start fails", other.reference());
