@@ -84,11 +84,15 @@ pub(super) fn resolve(effective: &Effective, instances: &Instances) -> Vec<Servi
     let selectors = SelectorIndex::new(services);
     let mut found: Vec<ServiceEndpoints> = services
         .iter()
-        .map(|service| ServiceEndpoints { revision: Revision::default(), ports: service.ports.iter().map(|port| (port.number, Vec::new())).collect() })
+        .map(|service| ServiceEndpoints {
+            revision: Revision::default(),
+            ports: service.ports.iter().map(|port| (port.number, Vec::new())).collect(),
+        })
         .collect();
     for instance in instances.values().filter(|instance| instance.ready) {
         let peer = Arc::new(peer_of(instance));
-        selectors.each(services, &instance.id.namespace, &instance.labels, |at| add_instance(&mut found[at], &services[at], instance, &peer));
+        selectors
+            .each(services, &instance.id.namespace, &instance.labels, |at| add_instance(&mut found[at], &services[at], instance, &peer));
     }
     for entry in effective.set().of::<WorkloadEntry>() {
         let mut labels = entry.object.meta.labels.clone();
@@ -103,7 +107,10 @@ pub(super) fn resolve(effective: &Effective, instances: &Instances) -> Vec<Servi
 }
 
 /// Takes the previous value, revision included, of every service whose endpoints are the same.
-pub(super) fn keep_unchanged(now: Vec<ServiceEndpoints>, previous: impl Fn(usize) -> Option<Arc<ServiceEndpoints>>) -> Vec<Arc<ServiceEndpoints>> {
+pub(super) fn keep_unchanged(
+    now: Vec<ServiceEndpoints>,
+    previous: impl Fn(usize) -> Option<Arc<ServiceEndpoints>>,
+) -> Vec<Arc<ServiceEndpoints>> {
     let one = |(at, mut endpoints): (usize, ServiceEndpoints)| match previous(at) {
         Some(old) if old.ports == endpoints.ports => old,
         _ => {
@@ -213,7 +220,14 @@ fn add_written(endpoints: &mut ServiceEndpoints, service: &MeshService) {
 }
 
 fn written_peer(service: &MeshService, labels: Labels, service_account: String, locality: String) -> Peer {
-    Peer { workload: service.name.clone(), namespace: service.namespace.clone(), labels, service_account, instance: String::new(), locality }
+    Peer {
+        workload: service.name.clone(),
+        namespace: service.namespace.clone(),
+        labels,
+        service_account,
+        instance: String::new(),
+        locality,
+    }
 }
 
 fn number_of(port: &ServicePort) -> u32 {

@@ -59,7 +59,13 @@ impl World {
     /// The next generation under a MeshConfig given beside the objects (`--mesh-config`), if any.
     ///
     /// What is equal to the previous generation keeps its revision, so that nothing of it is translated again.
-    pub fn build_with_mesh(generation: u64, set: ObjectSet, mesh: Option<MeshConfig>, instances: Instances, previous: Option<&World>) -> Self {
+    pub fn build_with_mesh(
+        generation: u64,
+        set: ObjectSet,
+        mesh: Option<MeshConfig>,
+        instances: Instances,
+        previous: Option<&World>,
+    ) -> Self {
         let effective = Effective::new(set, mesh);
         let mut objects = vec![Revision::default(); effective.set().len()];
         let routes_are_label_sensitive = effective.set().of::<VirtualService>().any(is_label_sensitive);
@@ -92,7 +98,8 @@ impl World {
             same_services && world.services.iter().map(|s| s.endpoints.revision).eq(endpoints.iter().map(|e| e.revision))
         });
         revisions.endpoints = Revision::keep(before.map(|r| r.endpoints), same_endpoints);
-        let services = service_revisions.into_iter().zip(endpoints).map(|(revision, endpoints)| ServiceFacts { revision, endpoints }).collect();
+        let services =
+            service_revisions.into_iter().zip(endpoints).map(|(revision, endpoints)| ServiceFacts { revision, endpoints }).collect();
         let by_address = effective.services().iter().enumerate().map(|(at, service)| (identity(service), at)).collect();
         let label_sensitive = routes_are_label_sensitive || effective.merged_rules().any(|rule| rule.clients.is_some());
         Self { generation, instances, effective, objects, services, by_address, revisions, label_sensitive }

@@ -22,7 +22,8 @@ use super::{
     wire::{
         self, Any, ads, any,
         cluster::{
-            CircuitBreakers, Cluster, circuit_breakers::Thresholds,
+            CircuitBreakers, Cluster,
+            circuit_breakers::Thresholds,
             cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbPolicy},
         },
         core::{self, Metadata},
@@ -127,7 +128,8 @@ fn discover(client: &Client<'_>, wanted: &Outbound<'_>, cluster: &mut Cluster) {
             let found = client.world.endpoints(wanted.service);
             let all = found.map(|found| found.of_port(wanted.port.number)).unwrap_or_default();
             // Envoy takes exactly one name for LOGICAL_DNS.
-            let kept: Vec<&Endpoint> = all.iter().filter(|endpoint| wanted.takes(endpoint)).take(if one { 1 } else { usize::MAX }).collect();
+            let kept: Vec<&Endpoint> =
+                all.iter().filter(|endpoint| wanted.takes(endpoint)).take(if one { 1 } else { usize::MAX }).collect();
             if one && kept.is_empty() {
                 cluster.cluster_discovery_type = kind(DiscoveryType::Static);
             }
@@ -142,7 +144,8 @@ fn undiscovered(resolves_names: bool, cluster: &mut Cluster) {
     cluster.lb_policy = LbPolicy::ClusterProvided as i32;
     cluster.cluster_discovery_type = if resolves_names {
         use dfp_cluster::cluster_config::ClusterImplementationSpecifier::DnsCacheConfig;
-        let config = dfp_cluster::ClusterConfig { cluster_implementation_specifier: Some(DnsCacheConfig(dns_cache())), ..Default::default() };
+        let config =
+            dfp_cluster::ClusterConfig { cluster_implementation_specifier: Some(DnsCacheConfig(dns_cache())), ..Default::default() };
         Some(ClusterDiscoveryType::ClusterType(CustomClusterType {
             name: "envoy.clusters.dynamic_forward_proxy".to_owned(),
             typed_config: Some(any(&config)),

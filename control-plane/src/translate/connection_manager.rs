@@ -58,7 +58,11 @@ fn build(manager: Manager<'_>) -> HttpConnectionManager {
         Direction::Outbound => (ServerHeaderTransformation::PassThrough, ""),
         Direction::Inbound | Direction::Gateway => (ServerHeaderTransformation::Overwrite, SERVER_NAME),
     };
-    let client_certificate = if gateway { ForwardClientCertDetails::SanitizeSet } else { ForwardClientCertDetails::AppendForward };
+    let client_certificate = match manager.direction {
+        Direction::Outbound => ForwardClientCertDetails::Sanitize,
+        Direction::Inbound => ForwardClientCertDetails::AppendForward,
+        Direction::Gateway => ForwardClientCertDetails::SanitizeSet,
+    };
     let mut upgrades = vec![upgrade("websocket")];
     if manager.connect {
         upgrades.push(upgrade("CONNECT"));

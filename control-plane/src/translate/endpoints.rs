@@ -94,7 +94,9 @@ pub fn assignment(wanted: &Outbound<'_>, endpoints: &[&Endpoint]) -> ClusterLoad
     }
     let localities = localities.into_iter().map(|(place, lb_endpoints)| LocalityLbEndpoints {
         locality: locality(place),
-        load_balancing_weight: uint32(lb_endpoints.iter().filter_map(|e| e.load_balancing_weight.as_ref()).fold(0, |sum, w| sum.saturating_add(w.value))),
+        load_balancing_weight: uint32(
+            lb_endpoints.iter().filter_map(|e| e.load_balancing_weight.as_ref()).fold(0, |sum, w| sum.saturating_add(w.value)),
+        ),
         lb_endpoints,
         ..Default::default()
     });
@@ -103,7 +105,10 @@ pub fn assignment(wanted: &Outbound<'_>, endpoints: &[&Endpoint]) -> ClusterLoad
 
 /// One endpoint, nothing known about it.
 pub fn single(cluster: &ClusterName, address: core::Address) -> ClusterLoadAssignment {
-    let list = LocalityLbEndpoints { lb_endpoints: vec![LbEndpoint { load_balancing_weight: None, ..lb_endpoint(address, 1, None) }], ..Default::default() };
+    let list = LocalityLbEndpoints {
+        lb_endpoints: vec![LbEndpoint { load_balancing_weight: None, ..lb_endpoint(address, 1, None) }],
+        ..Default::default()
+    };
     ClusterLoadAssignment { cluster_name: cluster.to_string(), endpoints: vec![list], ..Default::default() }
 }
 
@@ -123,9 +128,9 @@ fn address_of(place: &Place, is_eds: bool) -> Option<core::Address> {
         Place::Socket(address) => Some(wire::address(*address)),
         Place::Name(..) if is_eds => None,
         Place::Name(name, port) => Some(wire::host_port(name.clone(), *port)),
-        Place::Pipe(path) => Some(core::Address {
-            address: Some(core::address::Address::Pipe(core::Pipe { path: path.clone(), ..Default::default() })),
-        }),
+        Place::Pipe(path) => {
+            Some(core::Address { address: Some(core::address::Address::Pipe(core::Pipe { path: path.clone(), ..Default::default() })) })
+        }
     }
 }
 
@@ -144,8 +149,7 @@ fn locality(place: &str) -> Option<core::Locality> {
 
 /// What telemetry says about the upstream: Istio's `workload;namespace;name;revision;cluster`, and beside it what Istio learns by exchange.
 fn metadata(peer: &Arc<Peer>) -> core::Metadata {
-    let workload =
-        format!("{};{};{};{};{CLUSTER_ID}", peer.workload, peer.namespace, peer.canonical_name(), peer.canonical_revision());
+    let workload = format!("{};{};{};{};{CLUSTER_ID}", peer.workload, peer.namespace, peer.canonical_name(), peer.canonical_revision());
     let label = |key: &str| peer.labels.get(key).filter(|value| !value.is_empty());
     let own = [
         ("app", label("app")),

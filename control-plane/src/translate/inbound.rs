@@ -3,7 +3,10 @@
 //! In:  an instance, the services that select it.
 //! Out: one bound listener per port (explicit), or one for all of them (captured); one cluster per port.
 
-use std::{net::{Ipv4Addr, SocketAddr}, sync::Arc};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use pillion_api::{
     effective::{MeshService, Protocol, ServicePort},
@@ -160,12 +163,8 @@ fn routes(client: &Client<'_>, port: &Port<'_>) -> RouteConfiguration {
         retry_policy: retries(client, port.protocol),
         ..Default::default()
     };
-    let route = Route {
-        name: "default".to_owned(),
-        r#match: Some(wire::every_path()),
-        action: Some(Action::Route(action)),
-        ..Default::default()
-    };
+    let route =
+        Route { name: "default".to_owned(), r#match: Some(wire::every_path()), action: Some(Action::Route(action)), ..Default::default() };
     let host = named(&format!("inbound|http|{number}"), vec!["*".to_owned()], vec![route]);
     RouteConfiguration {
         virtual_hosts: vec![wire::route::VirtualHost { include_request_attempt_count: false, ..host }],

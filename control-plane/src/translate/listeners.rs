@@ -84,12 +84,7 @@ pub fn chain(name: &str, filter: Filter) -> FilterChain {
 
 /// A listener with nothing in it yet.
 pub fn listener(name: &ListenerName, address: SocketAddr, direction: core::TrafficDirection) -> Listener {
-    Listener {
-        name: name.to_string(),
-        address: Some(wire::address(address)),
-        traffic_direction: direction as i32,
-        ..Default::default()
-    }
+    Listener { name: name.to_string(), address: Some(wire::address(address)), traffic_direction: direction as i32, ..Default::default() }
 }
 
 /// The outbound listeners that clients of one scope share.

@@ -39,9 +39,10 @@ use layout::Layout;
 use scope::{Client, Scope};
 
 /// Translates every generation for every node. Shared by all streams.
+#[derive(Default)]
 pub struct Translator {
-    worlds: watch::Receiver<Option<Arc<World>>>,
-    generations: watch::Receiver<u64>,
+    world: Mutex<Option<Arc<World>>>,
+    generations: watch::Sender<u64>,
     cache: Mutex<Cache>,
 }
 
@@ -76,9 +77,20 @@ struct Shared {
 }
 
 impl Translator {
-    /// `worlds` carries every generation, `generations` its number; the number must not be ahead of the world.
-    pub fn new(worlds: watch::Receiver<Option<Arc<World>>>, generations: watch::Receiver<u64>) -> Self {
-        Self { worlds, generations, cache: Mutex::default() }
+    /// Makes a generation the newest, and tells whoever subscribed. An older one than the newest is ignored.
+    pub fn publish(&self, world: Arc<World>) {
+        let generation = world.generation;
+        let mut newest = self.world.lock();
+        if newest.as_ref().is_none_or(|world| world.generation < generation) {
+            *newest = Some(world);
+            drop(newest);
+            self.generations.send_if_modified(|current| std::mem::replace(current, generation.max(*current)) < generation);
+        }
+    }
+
+    /// The newest generation; `None` before the first.
+    pub fn world(&self) -> Option<Arc<World>> {
+        self.world.lock().clone()
     }
 
     /// What `node` sees of `world`. Worlds must come in the order of their generations; an older one is translated without the caches.
@@ -105,12 +117,11 @@ impl Translator {
 
 impl Configs for Translator {
     fn subscribe(&self) -> watch::Receiver<u64> {
-        self.generations.clone()
+        self.generations.subscribe()
     }
 
     fn config(&self, node: &Node) -> Arc<NodeConfig> {
-        let world = self.worlds.borrow().clone();
-        world.map_or_else(|| Arc::new(NodeConfig::new(0)), |world| self.translate(&world, node))
+        self.world().map_or_else(|| Arc::new(NodeConfig::new(0)), |world| self.translate(&world, node))
     }
 }
 

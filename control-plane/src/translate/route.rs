@@ -209,10 +209,8 @@ fn origin(item: Of<'_, VirtualService>) -> core::Metadata {
 /// of an exact or regex match.
 fn rewrite_path(rewrite: &HttpRewrite, action: &mut RouteAction) -> Option<String> {
     if let Some(rewrite) = &rewrite.uri_regex_rewrite {
-        action.regex_rewrite = Some(matcher::RegexMatchAndSubstitute {
-            pattern: Some(regex(&rewrite.r#match)),
-            substitution: rewrite.rewrite.clone(),
-        });
+        action.regex_rewrite =
+            Some(matcher::RegexMatchAndSubstitute { pattern: Some(regex(&rewrite.r#match)), substitution: rewrite.rewrite.clone() });
     } else if !rewrite.uri.is_empty() {
         action.prefix_rewrite.clone_from(&rewrite.uri);
     }
@@ -295,8 +293,22 @@ fn abort(abort: &FaultAbort) -> Option<fault::FaultAbort> {
 /// The number of a gRPC status by its upper-case name. Source: gRPC's `codes.proto`.
 fn grpc_status(name: &str) -> Option<u32> {
     const NAMES: [&str; 17] = [
-        "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS",
+        "OK",
+        "CANCELLED",
+        "UNKNOWN",
+        "INVALID_ARGUMENT",
+        "DEADLINE_EXCEEDED",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNIMPLEMENTED",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "DATA_LOSS",
         "UNAUTHENTICATED",
     ];
     NAMES.iter().position(|known| *known == name).map(|code| code as u32)
@@ -308,7 +320,8 @@ mod tests {
 
     #[test]
     fn percentages_are_truncated_to_millionths() {
-        let cases = [(0.1, Some(1_000)), (100.0, Some(1_000_000)), (0.00019, Some(1)), (0.00001, None), (0.0, None), (250.0, Some(1_000_000))];
+        let cases =
+            [(0.1, Some(1_000)), (100.0, Some(1_000_000)), (0.00019, Some(1)), (0.00001, None), (0.0, None), (250.0, Some(1_000_000))];
         for (value, want) in cases {
             assert_eq!(share(Some(&Percent { value })).map(|share| share.numerator), want, "{value}");
         }

@@ -3,10 +3,7 @@
 //! In:  a [`Layout`] and the VirtualServices a client follows.
 //! Out: encoded virtual hosts, each made once per content; route configurations with (Envoy) or without (Pillion: VHDS) them inside.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use pillion_api::{
     effective::{MESH, RouteClient, RouteRef},
