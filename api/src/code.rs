@@ -138,8 +138,6 @@ codes! {
 
     /// Port-level mutual TLS without a selector, or without ports.
     PORT_LEVEL_MTLS = "PLN1601";
-    /// A selector that is not read.
-    SELECTOR_IGNORED = "PLN1602";
     /// A token rule that cannot work.
     JWT = "PLN1603";
     /// A target that cannot be.

@@ -9,6 +9,7 @@ mod message;
 pub mod analyze;
 pub mod check;
 pub mod code;
+pub mod compatibility;
 pub mod decode;
 pub mod duration;
 pub mod effective;

@@ -118,7 +118,8 @@ impl Found<'_> {
     /// Where to point: at a scalar itself, at the key of a collection.
     pub fn span(&self) -> Span {
         match (&self.node.value, self.key) {
-            (Value::Scalar(scalar), Some(key)) if scalar.text.is_empty() && scalar.style == Style::Plain => key,
+            // Nothing is written: the parser is already behind it.
+            (Value::Scalar(scalar), Some(key)) if scalar.style == Style::Plain && self.node.span.start == self.node.span.end => key,
             (Value::Scalar(_), _) | (_, None) => self.node.span,
             (_, Some(key)) => key,
         }

@@ -168,6 +168,8 @@ pub struct Object {
     pub document_index: usize,
     /// Something of it could not be read; it can never be valid.
     pub(crate) broken: bool,
+    /// Paths of what could not be read.
+    pub(crate) unread: Vec<String>,
 }
 
 impl Object {

@@ -177,6 +177,7 @@ impl Parser<'_> {
         }
         let spec = read_body(kind, &root, &mut cx);
         let errors = cx.errors();
+        let unread = error_paths(&findings);
         self.parsed.findings.append(&mut findings);
         if meta.namespace.is_empty() && kind.is_namespaced() {
             meta.namespace = DEFAULT_NAMESPACE.to_owned();
@@ -189,7 +190,7 @@ impl Parser<'_> {
         let document_index = self.parsed.objects.len();
         let (node, file, broken) = (Arc::new(root), self.file.clone(), broken || errors > 0 || spec.is_none());
         let spec = spec.unwrap_or_else(|| kind.empty());
-        self.parsed.objects.push(Object { api_version, kind, meta, spec, node, file, document_index, broken });
+        self.parsed.objects.push(Object { api_version, kind, meta, spec, node, file, document_index, broken, unread });
     }
 
     /// The mesh configuration inside the ConfigMap `istio`.
@@ -223,6 +224,7 @@ impl Parser<'_> {
         let mut cx = Decoder::new(&self.file, &object, &mut findings);
         let spec = MeshConfig::decode(&root, &Path::ROOT, &mut cx);
         let broken = broken || cx.errors() > 0 || spec.is_none();
+        let unread = error_paths(&findings);
         self.parsed.findings.append(&mut findings);
         let meta = Metadata { name: reference.name, namespace: reference.namespace, ..Metadata::default() };
         self.parsed.objects.push(Object {
@@ -234,8 +236,13 @@ impl Parser<'_> {
             file: self.file.clone(),
             document_index: self.parsed.objects.len(),
             broken,
+            unread,
         });
     }
+}
+
+fn error_paths(findings: &[Finding]) -> Vec<String> {
+    findings.iter().filter(|finding| finding.severity == Severity::Error).map(|finding| finding.path.clone()).collect()
 }
 
 fn read_metadata(kind: Kind, root: &Node, cx: &mut Decoder<'_>) -> Metadata {

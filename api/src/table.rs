@@ -1,7 +1,9 @@
 //! The one table of fields: what each is called, what it holds, and what Pillion does with it.
 //!
 //! In:  the messages declared with `message!` and `enumeration!`; the table is made by the same declaration as type and decoder.
-//! Out: [`MessageInfo`]s, a walk over all fields of all kinds, and `docs/compatibility.md`.
+//! Out: [`MessageInfo`]s, and a walk over all fields of all kinds. `docs/compatibility.md` is made of it.
+
+use crate::object::Kind;
 
 /// What Pillion does with a field, value or kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,5 +142,45 @@ impl Type {
             Type::List(inner) => format!("{}[]", inner.describe()),
             Type::Map(inner) => format!("map of {}", inner.describe()),
         }
+    }
+}
+
+/// One field of one kind, with everything around it taken into account.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub kind: Kind,
+    /// Such as `spec.http[].route[].weight`; `{}` stands for a key of a map.
+    pub path: String,
+    pub field: &'static FieldInfo,
+    /// Never better than the status of what surrounds the field.
+    pub status: Status,
+    /// How many fields surround it.
+    pub depth: usize,
+}
+
+/// Every field of `kind`, each before what is inside it.
+pub fn rows(kind: Kind) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let prefix = if kind.at_root() { "" } else { "spec." };
+    walk(kind, kind.info(), prefix, kind.status(), 0, &mut rows);
+    rows
+}
+
+fn walk(kind: Kind, info: &'static MessageInfo, prefix: &str, outer: Status, depth: usize, rows: &mut Vec<Row>) {
+    for field in info.fields {
+        let status = field.status.inside(outer);
+        let path = format!("{prefix}{}", field.name);
+        rows.push(Row { kind, path: path.clone(), field, status, depth });
+        if let Some(inner) = field.ty.message() {
+            walk(kind, inner, &format!("{path}{}.", brackets(field.ty)), status, depth + 1, rows);
+        }
+    }
+}
+
+fn brackets(ty: Type) -> &'static str {
+    match ty {
+        Type::List(_) => "[]",
+        Type::Map(_) => "{}",
+        _ => "",
     }
 }

@@ -109,14 +109,14 @@ fn read_chunk(chunk: &str, origin: Origin, documents: &mut Vec<Document>, errors
         flow_nesting_limit: MAX_DEPTH,
         block_nesting_limit: MAX_DEPTH,
     };
-    let mut builder = Builder::new(origin, errors);
+    let mut builder = Builder::new(chunk, origin, errors);
     for event in Parser::new_from_str_with_options(chunk, options) {
         match event {
             Ok((Event::DocumentEnd, _)) => {
-                if let Some(root) = builder.root.take() {
-                    if !root.is_null() {
-                        documents.push(Document { root, broken: builder.broken });
-                    }
+                if let Some(root) = builder.root.take()
+                    && !root.is_null()
+                {
+                    documents.push(Document { root, broken: builder.broken });
                 }
                 builder.reset();
             }
@@ -157,8 +157,18 @@ fn syntax_help(chunk: &str, line: usize) -> Option<String> {
 }
 
 enum Frame {
-    Sequence { items: Vec<Node>, span: Span, anchor: usize },
-    Mapping { entries: Vec<Entry>, key: Option<(Box<str>, Span, bool)>, span: Span, anchor: usize },
+    Sequence {
+        items: Vec<Node>,
+        span: Span,
+        anchor: usize,
+    },
+    /// The key that waits for its value, and whether it is one.
+    Mapping {
+        entries: Vec<Entry>,
+        key: Option<(Box<str>, Span, bool)>,
+        span: Span,
+        anchor: usize,
+    },
 }
 
 struct Anchor {
@@ -168,6 +178,7 @@ struct Anchor {
 }
 
 struct Builder<'e> {
+    chunk: &'e str,
     origin: Origin,
     errors: &'e mut Vec<YamlError>,
     stack: Vec<Frame>,
@@ -178,8 +189,8 @@ struct Builder<'e> {
 }
 
 impl<'e> Builder<'e> {
-    fn new(origin: Origin, errors: &'e mut Vec<YamlError>) -> Self {
-        Builder { origin, errors, stack: Vec::new(), anchors: Vec::new(), alias_nodes: 0, root: None, broken: false }
+    fn new(chunk: &'e str, origin: Origin, errors: &'e mut Vec<YamlError>) -> Self {
+        Builder { chunk, origin, errors, stack: Vec::new(), anchors: Vec::new(), alias_nodes: 0, root: None, broken: false }
     }
 
     fn reset(&mut self) {
@@ -281,11 +292,18 @@ impl<'e> Builder<'e> {
         }
         match self.stack.last_mut() {
             None => self.root = Some(node),
-            Some(Frame::Sequence { items, .. }) => items.push(node),
+            Some(Frame::Sequence { items, .. }) => {
+                let span = if is_nothing(&node) { dash_before(self.chunk, self.origin, node.span) } else { node.span };
+                items.push(Node { span, ..node });
+            }
             Some(Frame::Mapping { entries, key, .. }) => match key.take() {
-                Some((key, key_span, _)) => entries.push(Entry { key, key_span, value: node }),
+                Some((key, key_span, good)) => {
+                    if good {
+                        entries.push(Entry { key, key_span, value: node });
+                    }
+                }
                 None => match node.value {
-                    Value::Scalar(scalar) => *key = Some((scalar.text, node.span, scalar.style == Style::Plain)),
+                    Value::Scalar(scalar) => *key = Some((scalar.text, node.span, true)),
                     _ => {
                         *key = Some(("".into(), node.span, false));
                         let help = "if this is a template (`{{ … }}`), render it first";
@@ -351,6 +369,30 @@ impl<'e> Builder<'e> {
 /// The parser gives block collections the span of their start; this keeps it empty until the first key is known.
 fn first_character(span: Span) -> Span {
     Span { end: span.start, ..span }
+}
+
+fn is_nothing(node: &Node) -> bool {
+    node.span.start == node.span.end && matches!(&node.value, Value::Scalar(scalar) if scalar.style == Style::Plain)
+}
+
+/// An empty item has no place of its own, and the parser is already behind it: it stands at its `-`.
+fn dash_before(chunk: &str, origin: Origin, span: Span) -> Span {
+    let mut end = (span.start - origin.start) as usize;
+    let mut line = span.line;
+    while let Some(before) = chunk.get(..end) {
+        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let text = before[start..].split(" #").next().unwrap_or("").trim_end();
+        if text.ends_with('-') {
+            let at = origin.start + (start + text.len() - 1) as u32;
+            return Span { start: at, end: at + 1, line, column: text.chars().count() as u32 };
+        }
+        if start == 0 || !text.trim_start().is_empty() && !text.trim_start().starts_with('#') {
+            break;
+        }
+        end = start - 1;
+        line -= 1;
+    }
+    span
 }
 
 fn measure(node: &Node) -> (usize, usize) {
@@ -422,6 +464,13 @@ mod tests {
         assert_eq!(errors.last().map(|e| e.kind), Some(YamlErrorKind::Limit));
         let (_, errors) = documents("a: &a [*a]\n");
         assert_eq!(errors.len(), 1);
+    }
+
+    #[test]
+    fn an_empty_item_stands_at_its_dash() {
+        let root = one("a:\n  -\n  - # nothing\n\n  - x\nb: 1\n");
+        let places: Vec<_> = (0..3).map(|n| root.find(&format!("a[{n}]")).span()).map(|span| (span.line, span.column)).collect();
+        assert_eq!(places, [(2, 3), (3, 3), (5, 5)]);
     }
 
     #[test]

@@ -135,10 +135,9 @@ fn source(cx: &mut Check<'_>, path: &Path<'_>, source: &Source, action: Action) 
         }
     }
     for (index, principal) in source.principals.iter().enumerate() {
-        if principal.starts_with("spiffe://") {
+        if let Some(bare) = principal.strip_prefix("spiffe://") {
             let message = format!("`{principal}` never matches: principals are written without the scheme");
-            let help = format!("write `{}`", &principal["spiffe://".len()..]);
-            cx.warning(code::INEFFECTIVE, &path.field("principals").index(index), message, help);
+            cx.warning(code::INEFFECTIVE, &path.field("principals").index(index), message, format!("write `{bare}`"));
         }
     }
 }

@@ -24,11 +24,12 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 pub(super) struct Check<'a> {
     object: &'a Object,
     findings: Vec<Finding>,
+    last_is_kept: bool,
 }
 
 impl<'a> Check<'a> {
     pub(super) fn new(object: &'a Object) -> Self {
-        Check { object, findings: Vec::new() }
+        Check { object, findings: Vec::new(), last_is_kept: true }
     }
 
     pub(super) fn finish(self) -> Vec<Finding> {
@@ -54,7 +55,17 @@ impl<'a> Check<'a> {
         let place = self.object.place(&path);
         let help = (!help.is_empty()).then_some(help);
         let object = self.object.reference().to_string();
-        self.findings.push(Finding { severity, code, istio, object, path, message, help, place, related: Vec::new() });
+        self.push(Finding { severity, code, istio, object, path, message, help, place, related: Vec::new() });
+    }
+
+    /// What could not be read is not said again as missing or empty, nor its surroundings as incomplete.
+    fn push(&mut self, finding: Finding) {
+        let inside =
+            |path: &str, parent: &str| path.strip_prefix(parent).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+        self.last_is_kept = !self.object.unread.iter().any(|unread| inside(unread, &finding.path) || inside(&finding.path, unread));
+        if self.last_is_kept {
+            self.findings.push(finding);
+        }
     }
 
     pub(super) fn error(&mut self, code: &'static str, path: &Path<'_>, message: impl Into<String>, help: impl Into<String>) {
@@ -76,7 +87,7 @@ impl<'a> Check<'a> {
 
     /// Gives the last finding the code that Istio has for it.
     pub(super) fn istio(&mut self, code: &'static str) {
-        if let Some(finding) = self.findings.last_mut() {
+        if let Some(finding) = self.findings.last_mut().filter(|_| self.last_is_kept) {
             finding.istio = Some(code);
         }
     }
@@ -84,7 +95,7 @@ impl<'a> Check<'a> {
     /// Points at the first of two things as well.
     pub(super) fn related(&mut self, path: &Path<'_>, note: impl Into<String>) {
         let place = self.object.place(&path.to_string());
-        if let Some(finding) = self.findings.last_mut() {
+        if let Some(finding) = self.findings.last_mut().filter(|_| self.last_is_kept) {
             finding.related.push((place, note.into()));
         }
     }
@@ -97,16 +108,21 @@ impl<'a> Check<'a> {
         !value.is_empty()
     }
 
-    /// Reports the second of two equal items.
-    pub(super) fn unique<T: Ord + Display>(&mut self, items: impl IntoIterator<Item = T>, path: impl Fn(usize) -> String, what: &str) {
+    /// Reports the second of two equal items; `path` leads to the item of an index.
+    pub(super) fn unique<T: Ord + Display>(
+        &mut self,
+        items: impl IntoIterator<Item = (usize, T)>,
+        path: impl Fn(usize) -> String,
+        what: &str,
+    ) {
         let mut seen: BTreeMap<T, usize> = BTreeMap::new();
-        for (index, item) in items.into_iter().enumerate() {
+        for (index, item) in items {
             if let Some(first) = seen.get(&item) {
                 let (here, there) = (path(index), path(*first));
                 let place = self.object.place(&there);
                 let message = format!("the {what} `{item}` is here twice");
                 let object = self.object.reference().to_string();
-                self.findings.push(Finding {
+                self.push(Finding {
                     severity: Severity::Error,
                     code: code::DUPLICATE,
                     istio: Some(code::SCHEMA_ERROR),
@@ -167,7 +183,7 @@ impl<'a> Check<'a> {
                 name => self.dns_label(&path, name, "namespace"),
             }
         }
-        self.unique(list, |index| path.index(index).to_string(), "namespace");
+        self.unique(list.iter().enumerate(), |index| path.index(index).to_string(), "namespace");
     }
 
     /// A DNS label (RFC 1123): lower-case letters, digits, `-`, at most 63.

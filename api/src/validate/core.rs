@@ -44,10 +44,10 @@ pub(super) fn service(cx: &mut Check<'_>, path: &Path<'_>, body: &Service) {
         }
         port_reference(cx, &path.field("targetPort"), port.target_port.as_ref());
     }
-    let names = body.ports.iter().map(|port| port.name.as_str()).filter(|name| !name.is_empty());
+    let names = body.ports.iter().map(|port| port.name.as_str()).enumerate().filter(|(_, name)| !name.is_empty());
     cx.unique(names, |index| ports.index(index).field("name").to_string(), "port name");
     let protocol = |protocol: &str| if protocol.is_empty() { "TCP".to_owned() } else { protocol.to_owned() };
-    let pairs = body.ports.iter().map(|port| format!("{}/{}", port.port, protocol(&port.protocol)));
+    let pairs = body.ports.iter().map(|port| format!("{}/{}", port.port, protocol(&port.protocol))).enumerate();
     cx.unique(pairs, |index| ports.index(index).field("port").to_string(), "port");
     cx.labels(&path.field("selector"), &body.selector);
 }

@@ -34,7 +34,7 @@ pub(super) fn check(cx: &mut Check<'_>, path: &Path<'_>, body: &DestinationRule)
             traffic_policy(cx, &path.field("trafficPolicy"), policy);
         }
     }
-    let names = body.subsets.iter().map(|subset| subset.name.as_str()).filter(|name| !name.is_empty());
+    let names = body.subsets.iter().map(|subset| subset.name.as_str()).enumerate().filter(|(_, name)| !name.is_empty());
     cx.unique(names, |index| path.field("subsets").index(index).field("name").to_string(), "subset");
     cx.export_to(&path.field("exportTo"), &body.export_to, false);
     selector(cx, &path.field("workloadSelector"), body.workload_selector.as_ref());
@@ -109,8 +109,8 @@ fn ports(cx: &mut Check<'_>, path: &Path<'_>, policy: &TrafficPolicy) {
             cx.error(code::EMPTY_BLOCK, &path, "these port settings say nothing", "give them a policy, or remove them");
         }
     }
-    let numbers = policy.port_level_settings.iter().map(|settings| settings.port.as_ref().map_or(0, |port| port.number));
-    cx.unique(numbers.filter(|number| *number != 0), |index| path.index(index).field("port").to_string(), "port");
+    let numbers = policy.port_level_settings.iter().map(|settings| settings.port.as_ref().map_or(0, |port| port.number)).enumerate();
+    cx.unique(numbers.filter(|(_, number)| *number != 0), |index| path.index(index).field("port").to_string(), "port");
 }
 
 pub(super) fn connection_pool(cx: &mut Check<'_>, path: &Path<'_>, pool: &ConnectionPoolSettings) {
@@ -183,12 +183,12 @@ pub(super) fn outlier_detection(cx: &mut Check<'_>, path: &Path<'_>, outlier: &O
         let message = "`consecutiveLocalOriginFailures` has no effect without `splitExternalLocalOriginErrors`";
         cx.error(code::INEFFECTIVE, &path.field("consecutiveLocalOriginFailures"), message, help);
     }
-    if let (Some(gateway), Some(any)) = (outlier.consecutive_gateway_errors, outlier.consecutive_5xx_errors) {
-        if gateway >= any && any > 0 {
-            let message =
-                format!("`consecutiveGatewayErrors: {gateway}` never acts: after {any} errors `consecutive5xxErrors` already has");
-            cx.note(code::INEFFECTIVE, &path.field("consecutiveGatewayErrors"), message, "");
-        }
+    if let (Some(gateway), Some(any)) = (outlier.consecutive_gateway_errors, outlier.consecutive_5xx_errors)
+        && gateway >= any
+        && any > 0
+    {
+        let message = format!("`consecutiveGatewayErrors: {gateway}` never acts: after {any} errors `consecutive5xxErrors` already has");
+        cx.note(code::INEFFECTIVE, &path.field("consecutiveGatewayErrors"), message, "");
     }
     for (index, status) in outlier.outlier_detection_http_error_codes.iter().enumerate() {
         if !(200..=599).contains(status) {

@@ -29,7 +29,12 @@ pub(super) fn check(cx: &mut Check<'_>, path: &Path<'_>, body: &Gateway) {
         let help = "add the labels of the gateway workloads, such as `istio: ingressgateway`";
         cx.warning(code::INEFFECTIVE, &path.field("selector"), "without a selector every gateway workload serves this", help);
     }
-    let names = body.servers.iter().filter_map(|s| s.port.as_ref()).map(|port| port.name.as_str()).filter(|name| !name.is_empty());
+    let names = body
+        .servers
+        .iter()
+        .map(|server| server.port.as_ref().map_or("", |port| port.name.as_str()))
+        .enumerate()
+        .filter(|(_, name)| !name.is_empty());
     cx.unique(names, |index| servers.index(index).field("port").field("name").to_string(), "port name");
     conflicts(cx, &servers, &body.servers);
 }
@@ -114,7 +119,7 @@ fn server_tls(cx: &mut Check<'_>, port: &Path<'_>, server: &GatewayServer, proto
         }
         _ => {}
     }
-    if !terminates && family(protocol) != "HTTP" || terminates {
+    if family(protocol) != "HTTP" {
         cx.not_enforced(&path, &format!("the protocol {protocol} of a gateway"));
     }
 }

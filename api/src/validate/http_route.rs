@@ -132,17 +132,14 @@ fn match_request(cx: &mut Check<'_>, path: &Path<'_>, request: &HttpMatchRequest
         cx.string_match(&path.field("uri"), uri, true);
         plain_regex(cx, &path.field("uri"), uri);
         if let StringMatch::Exact(text) | StringMatch::Prefix(text) = uri {
+            let at = path.field("uri");
+            let at = at.field(if matches!(uri, StringMatch::Exact(_)) { "exact" } else { "prefix" });
             if text.contains(['?', '#']) {
                 let help = "put parameters under queryParams";
-                cx.warning(
-                    code::INEFFECTIVE,
-                    &path.field("uri"),
-                    format!("`{text}` never matches: paths are compared without query"),
-                    help,
-                );
+                cx.warning(code::INEFFECTIVE, &at, format!("`{text}` never matches: paths are compared without query"), help);
             } else if !text.is_empty() && !text.starts_with('/') && text != "*" {
                 let message = format!("`{text}` never matches: every path starts with `/`");
-                cx.warning(code::INEFFECTIVE, &path.field("uri"), message, format!("write `/{text}`"));
+                cx.warning(code::INEFFECTIVE, &at, message, format!("write `/{text}`"));
             }
         }
     }
@@ -152,13 +149,13 @@ fn match_request(cx: &mut Check<'_>, path: &Path<'_>, request: &HttpMatchRequest
         cx.string_match(&path, value, false);
         plain_regex(cx, &path, value);
         if matches!(value, StringMatch::Exact(text) if text.is_empty()) {
-            cx.error(code::EMPTY_MATCH, &path, format!("no request has an empty {name}"), "");
+            cx.error(code::EMPTY_MATCH, &path.field("exact"), format!("no request has an empty {name}"), "");
         }
-        if let (StringMatch::Exact(text), "method") = (value, name) {
-            if text.chars().any(|c| c.is_ascii_lowercase()) {
-                let help = format!("write `{}`", text.to_ascii_uppercase());
-                cx.warning(code::INEFFECTIVE, &path, format!("`{text}` never matches: methods are upper case"), help);
-            }
+        if let (StringMatch::Exact(text), "method") = (value, name)
+            && text.chars().any(|c| c.is_ascii_lowercase())
+        {
+            let help = format!("write `{}`", text.to_ascii_uppercase());
+            cx.warning(code::INEFFECTIVE, &path.field("exact"), format!("`{text}` never matches: methods are upper case"), help);
         }
     }
     for (field, map) in [("headers", &request.headers), ("withoutHeaders", &request.without_headers)] {
@@ -267,16 +264,14 @@ pub(super) fn retries(cx: &mut Check<'_>, path: &Path<'_>, body: &HttpRetry) {
         ("retryRemoteLocalities", body.retry_remote_localities.is_some()),
         ("retryIgnorePreviousHosts", body.retry_ignore_previous_hosts.is_some()),
     ];
-    if body.attempts == 0 {
-        if let Some((name, _)) = others.iter().find(|(_, given)| *given) {
-            let missing = !cx.has(&path.field("attempts"));
-            let message = format!(
-                "`{name}` is set and `attempts` is {}: nothing would be retried",
-                if missing { "missing, which means 0" } else { "0" }
-            );
-            let at = if missing { path.field(name) } else { path.field("attempts") };
-            cx.error(code::RETRIES_DISABLED, &at, message, "set attempts to 1 or more, or keep only `attempts: 0`");
-        }
+    if body.attempts == 0
+        && let Some((name, _)) = others.iter().find(|(_, given)| *given)
+    {
+        let missing = !cx.has(&path.field("attempts"));
+        let message =
+            format!("`{name}` is set and `attempts` is {}: nothing would be retried", if missing { "missing, which means 0" } else { "0" });
+        let at = if missing { path.field(name) } else { path.field("attempts") };
+        cx.error(code::RETRIES_DISABLED, &at, message, "set attempts to 1 or more, or keep only `attempts: 0`");
     }
     cx.duration(&path.field("perTryTimeout"), body.per_try_timeout);
     cx.duration(&path.field("backoff"), body.backoff);
@@ -336,18 +331,17 @@ fn fault_abort(cx: &mut Check<'_>, path: &Path<'_>, abort: &FaultAbort) {
     if abort.http_status.is_none() && abort.grpc_status.is_none() && abort.http2_error.is_none() {
         cx.error(code::FAULT, path, "this abort has no status", "add `httpStatus: 503`, or grpcStatus");
     }
-    if let Some(status) = abort.http_status {
-        if !(200..=599).contains(&status) {
-            cx.error(code::STATUS_CODE, &path.field("httpStatus"), format!("{status} is not a status"), "200 to 599");
-        }
+    if let Some(status) = abort.http_status
+        && !(200..=599).contains(&status)
+    {
+        cx.error(code::STATUS_CODE, &path.field("httpStatus"), format!("{status} is not a status"), "200 to 599");
     }
-    if let Some(status) = &abort.grpc_status {
-        if !GRPC_STATUSES.contains(&status.as_str()) {
-            let close = crate::decode::suggestions(&status.to_ascii_uppercase(), GRPC_STATUSES.iter().copied());
-            let help =
-                close.first().map_or("the upper-case name, such as UNAVAILABLE".to_owned(), |name| format!("did you mean `{name}`?"));
-            cx.error(code::STATUS_CODE, &path.field("grpcStatus"), format!("`{status}` is not a gRPC status"), help);
-        }
+    if let Some(status) = &abort.grpc_status
+        && !GRPC_STATUSES.contains(&status.as_str())
+    {
+        let close = crate::decode::suggestions(&status.to_ascii_uppercase(), GRPC_STATUSES.iter().copied());
+        let help = close.first().map_or("the upper-case name, such as UNAVAILABLE".to_owned(), |name| format!("did you mean `{name}`?"));
+        cx.error(code::STATUS_CODE, &path.field("grpcStatus"), format!("`{status}` is not a gRPC status"), help);
     }
     percentage(cx, path, abort.percentage.as_ref(), 0);
 }

@@ -75,7 +75,7 @@ fn extensions(cx: &mut Check<'_>, path: &Path<'_>, body: &MeshConfig) {
     for (index, provider) in body.extension_providers.iter().enumerate() {
         cx.required(&providers.index(index).field("name"), &provider.name, "the name of the provider");
     }
-    let names = body.extension_providers.iter().map(|provider| provider.name.as_str()).filter(|name| !name.is_empty());
+    let names = body.extension_providers.iter().map(|provider| provider.name.as_str()).enumerate().filter(|(_, name)| !name.is_empty());
     cx.unique(names, |index| providers.index(index).field("name").to_string(), "provider");
     if let Some(proxy) = &body.default_config {
         let path = path.field("defaultConfig");

@@ -6,7 +6,6 @@ use super::check::Check;
 use super::selector::selector;
 use crate::code;
 use crate::kinds::peer_authentication::PeerAuthentication;
-use crate::parse::ROOT_NAMESPACE;
 use crate::path::Path;
 
 pub(super) fn check(cx: &mut Check<'_>, path: &Path<'_>, body: &PeerAuthentication) {
@@ -22,9 +21,5 @@ pub(super) fn check(cx: &mut Check<'_>, path: &Path<'_>, body: &PeerAuthenticati
     }
     for port in body.port_level_mtls.keys() {
         cx.port(&ports.key(&port.to_string()), *port);
-    }
-    if selects && cx.namespace() == ROOT_NAMESPACE {
-        let message = format!("a selector in {ROOT_NAMESPACE} is ignored: this policy selects nothing");
-        cx.warning(code::SELECTOR_IGNORED, &path.field("selector"), message, "put the policy into the namespace of the workload");
     }
 }

@@ -15,12 +15,9 @@ pub(super) fn check(cx: &mut Check<'_>, path: &Path<'_>, body: &RequestAuthentic
     for (index, rule) in body.jwt_rules.iter().enumerate() {
         jwt_rule(cx, &rules.index(index), rule);
     }
-    let headers: Vec<(usize, String)> = (body.jwt_rules.iter().enumerate())
-        .filter(|(_, rule)| !rule.output_payload_to_header.is_empty())
-        .map(|(index, rule)| (index, rule.output_payload_to_header.to_ascii_lowercase()))
-        .collect();
-    let at = |index: usize| rules.index(headers[index].0).field("outputPayloadToHeader").to_string();
-    cx.unique(headers.iter().map(|(_, header)| header.as_str()), at, "header");
+    let headers = body.jwt_rules.iter().map(|rule| rule.output_payload_to_header.to_ascii_lowercase()).enumerate();
+    let at = |index: usize| rules.index(index).field("outputPayloadToHeader").to_string();
+    cx.unique(headers.filter(|(_, header)| !header.is_empty()), at, "header");
 }
 
 fn jwt_rule(cx: &mut Check<'_>, path: &Path<'_>, rule: &JwtRule) {
@@ -52,7 +49,7 @@ fn jwt_rule(cx: &mut Check<'_>, path: &Path<'_>, rule: &JwtRule) {
             cx.header_name(&path.field("header"), &output.header);
         }
     }
-    let headers = rule.output_claim_to_headers.iter().map(|output| output.header.to_ascii_lowercase());
+    let headers = rule.output_claim_to_headers.iter().map(|output| output.header.to_ascii_lowercase()).enumerate();
     cx.unique(headers, |index| outputs.index(index).field("header").to_string(), "header");
     cx.duration(&path.field("timeout"), rule.timeout);
 }

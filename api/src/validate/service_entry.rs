@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use super::check::Check;
+use super::check::{Check, host_problem};
 use super::gateway::protocol;
 use super::selector::match_labels;
 use super::workload_entry;
@@ -59,7 +59,7 @@ fn hosts(cx: &mut Check<'_>, path: &Path<'_>, body: &ServiceEntry) {
             cx.error(code::RESOLUTION, &path, message, "use NONE or DYNAMIC_DNS, or name the hosts");
         }
     }
-    cx.unique(body.hosts.iter().map(|host| host.to_ascii_lowercase()), |index| path.index(index).to_string(), "host");
+    cx.unique(body.hosts.iter().map(|host| host.to_ascii_lowercase()).enumerate(), |index| path.index(index).to_string(), "host");
 }
 
 fn addresses(cx: &mut Check<'_>, path: &Path<'_>, body: &ServiceEntry) {
@@ -89,8 +89,8 @@ fn ports(cx: &mut Check<'_>, path: &Path<'_>, body: &ServiceEntry) {
             protocol(cx, &path.field("protocol"), &port.protocol);
         }
     }
-    cx.unique(body.ports.iter().map(|port| port.number), |index| path.index(index).field("number").to_string(), "port");
-    let names = body.ports.iter().map(|port| port.name.as_str()).filter(|name| !name.is_empty());
+    cx.unique(body.ports.iter().map(|port| port.number).enumerate(), |index| path.index(index).field("number").to_string(), "port");
+    let names = body.ports.iter().map(|port| port.name.as_str()).enumerate().filter(|(_, name)| !name.is_empty());
     cx.unique(names, |index| path.index(index).field("name").to_string(), "port name");
 }
 
@@ -131,7 +131,7 @@ fn endpoints(cx: &mut Check<'_>, path: &Path<'_>, body: &ServiceEntry) {
         workload_entry::check(cx, &path, endpoint);
         let address = &endpoint.address;
         let literal = address.parse::<IpAddr>().is_ok() || address.starts_with("unix://") || address.is_empty();
-        if body.resolution == Resolution::Static && !literal {
+        if body.resolution == Resolution::Static && !literal && host_problem(address, false).is_none() {
             let message = format!("STATIC needs addresses, and `{address}` is a name");
             cx.error(code::ENDPOINT, &path.field("address"), message, "use an IP address, or `resolution: DNS`");
         }

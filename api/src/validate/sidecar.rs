@@ -22,8 +22,8 @@ pub(super) fn check(cx: &mut Check<'_>, path: &Path<'_>, body: &Sidecar) {
     for (index, listener) in body.ingress.iter().enumerate() {
         ingress(cx, &listeners.index(index), listener);
     }
-    let numbers = body.ingress.iter().map(|listener| listener.port.as_ref().map_or(0, |port| port.number));
-    cx.unique(numbers.filter(|n| *n != 0), |index| listeners.index(index).field("port").to_string(), "port");
+    let numbers = body.ingress.iter().map(|listener| listener.port.as_ref().map_or(0, |port| port.number)).enumerate();
+    cx.unique(numbers.filter(|(_, n)| *n != 0), |index| listeners.index(index).field("port").to_string(), "port");
     egress_listeners(cx, &path.field("egress"), &body.egress);
     if let Some(pool) = &body.inbound_connection_pool {
         connection_pool(cx, &path.field("inboundConnectionPool"), pool);
@@ -105,7 +105,8 @@ fn egress_listeners(cx: &mut Check<'_>, path: &Path<'_>, listeners: &[IstioEgres
             egress_host(cx, &path.index(index), host);
         }
     }
-    let places = listeners.iter().filter_map(|l| l.port.as_ref().map(|port| format!("{}:{}", l.bind, port.number)));
+    let places =
+        listeners.iter().enumerate().filter_map(|(index, l)| l.port.as_ref().map(|port| (index, format!("{}:{}", l.bind, port.number))));
     cx.unique(places, |index| path.index(index).field("port").to_string(), "address");
 }
 

@@ -103,7 +103,7 @@ pub(super) fn server(cx: &mut Check<'_>, path: &Path<'_>, tls: &ServerTlsSetting
         let message = format!("the least version {} is above the greatest, {}", min.as_str(), max.as_str());
         cx.error(code::SERVER_TLS, &path.field("minProtocolVersion"), message, "");
     }
-    cx.unique(&tls.cipher_suites, |index| path.field("cipherSuites").index(index).to_string(), "cipher suite");
+    cx.unique(tls.cipher_suites.iter().enumerate(), |index| path.field("cipherSuites").index(index).to_string(), "cipher suite");
     for (index, hash) in tls.verify_certificate_hash.iter().enumerate() {
         let digits = hash.bytes().filter(|b| *b != b':').all(|b| b.is_ascii_hexdigit());
         if !digits || hash.bytes().filter(|b| *b != b':').count() != 64 {

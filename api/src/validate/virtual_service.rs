@@ -70,7 +70,7 @@ fn hosts(cx: &mut Check<'_>, path: &Path<'_>, hosts: &[String], in_mesh: bool) {
             cx.host(&path, host, true);
         }
     }
-    cx.unique(hosts.iter().map(|host| host.to_ascii_lowercase()), |index| path.index(index).to_string(), "host");
+    cx.unique(hosts.iter().map(|host| host.to_ascii_lowercase()).enumerate(), |index| path.index(index).to_string(), "host");
 }
 
 /// `mesh`, `name` or `namespace/name`.
@@ -85,7 +85,7 @@ pub(super) fn gateways(cx: &mut Check<'_>, path: &Path<'_>, gateways: &[String])
             cx.error(code::GATEWAY_NAME, &path, format!("`{gateway}` is not the name of a gateway"), "`mesh`, `name` or `namespace/name`");
         }
     }
-    cx.unique(gateways, |index| path.index(index).to_string(), "gateway");
+    cx.unique(gateways.iter().enumerate(), |index| path.index(index).to_string(), "gateway");
 }
 
 pub(super) fn destination(cx: &mut Check<'_>, path: &Path<'_>, destination: Option<&Destination>) {

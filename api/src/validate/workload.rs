@@ -16,10 +16,10 @@ pub(super) fn check(cx: &mut Check<'_>, path: &Path<'_>, body: &Workload) {
     for (index, port) in body.ports.iter().enumerate() {
         workload_port(cx, &ports.index(index), port);
     }
-    let names = body.ports.iter().map(|port| port.name.as_str()).filter(|name| !name.is_empty());
+    let names = body.ports.iter().map(|port| port.name.as_str()).enumerate().filter(|(_, name)| !name.is_empty());
     cx.unique(names, |index| ports.index(index).field("name").to_string(), "port name");
     cx.unique(
-        body.ports.iter().map(|port| port.container_port),
+        body.ports.iter().map(|port| port.container_port).enumerate(),
         |index| ports.index(index).field("containerPort").to_string(),
         "containerPort",
     );
@@ -44,10 +44,11 @@ pub(super) fn check(cx: &mut Check<'_>, path: &Path<'_>, body: &Workload) {
         let message = "a gateway has no program of its own";
         cx.error(code::WORKLOAD, &path.field("command"), message, "remove `command`, or `gateway: true`");
     }
-    if let Some(proxy) = &body.proxy {
-        if proxy.outbound_port.is_some() && proxy.outbound_port == proxy.inbound_port {
-            cx.error(code::WORKLOAD, &path.field("proxy").field("inboundPort"), "outboundPort and inboundPort are the same port", "");
-        }
+    if let Some(proxy) = &body.proxy
+        && proxy.outbound_port.is_some()
+        && proxy.outbound_port == proxy.inbound_port
+    {
+        cx.error(code::WORKLOAD, &path.field("proxy").field("inboundPort"), "outboundPort and inboundPort are the same port", "");
     }
 }
 
@@ -89,7 +90,11 @@ fn environment(cx: &mut Check<'_>, path: &Path<'_>, body: &Workload) {
             cx.error(code::WORKLOAD, &path.field("value"), "a variable cannot hold a zero byte", "");
         }
     }
-    cx.unique(body.env.iter().map(|variable| variable.name.as_str()), |index| path.index(index).field("name").to_string(), "variable");
+    cx.unique(
+        body.env.iter().map(|variable| variable.name.as_str()).enumerate(),
+        |index| path.index(index).field("name").to_string(),
+        "variable",
+    );
 }
 
 fn readiness_probe(cx: &mut Check<'_>, path: &Path<'_>, body: &Workload, readiness: &crate::kinds::deployment::Probe) {

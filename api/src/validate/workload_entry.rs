@@ -26,11 +26,12 @@ pub(super) fn settings(cx: &mut Check<'_>, path: &Path<'_>, body: &WorkloadEntry
         if !body.ports.is_empty() {
             cx.error(code::ENDPOINT, &path.field("ports"), "a socket has no ports", "remove them");
         }
-    } else if !body.address.is_empty() && body.address.parse::<IpAddr>().is_err() {
-        if let Some(problem) = host_problem(&body.address, false) {
-            let help = if body.address.contains(':') { "ports go under `ports`" } else { "an IP address, a host name, or unix:///path" };
-            cx.error(code::ADDRESS, &address, format!("`{}` is not an address: {problem}", body.address), help);
-        }
+    } else if !body.address.is_empty()
+        && body.address.parse::<IpAddr>().is_err()
+        && let Some(problem) = host_problem(&body.address, false)
+    {
+        let help = if body.address.contains(':') { "ports go under `ports`" } else { "an IP address, a host name, or unix:///path" };
+        cx.error(code::ADDRESS, &address, format!("`{}` is not an address: {problem}", body.address), help);
     }
     for (name, port) in &body.ports {
         let path = path.field("ports");

@@ -1,0 +1,137 @@
+//! `docs/compatibility.md`: what Pillion does with each field, made from the table.
+//!
+//! In:  the table. Out: Markdown.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
+use crate::object::Kind;
+use crate::table::{MessageInfo, Row, Status, Type, rows};
+
+/// Kinds of Istio that are refused, for the page.
+const REFUSED_KINDS: &[(&str, &str)] = &[
+    ("EnvoyFilter", "VirtualService, DestinationRule, Telemetry or AuthorizationPolicy, by what it should achieve"),
+    ("WasmPlugin, TrafficExtension", "AuthorizationPolicy and RequestAuthentication for access, Telemetry for tags"),
+    ("IstioOperator", "`meshConfig` in the ConfigMap `istio`, key `mesh`, or `--mesh-config`"),
+    ("ServiceRole, ServiceRoleBinding, RbacConfig", "AuthorizationPolicy"),
+    ("Policy, MeshPolicy", "PeerAuthentication and RequestAuthentication"),
+];
+
+const HEAD: &str = "# Compatibility with Istio
+
+Every field of Istio's API is read and checked. What Pillion does with it:
+
+- **enforced**: it does what it does in Istio.
+- **not yet enforced**: it is accepted, changes nothing so far, and using it gives a warning (`PLN1017`).
+- **refused**: it is an error that names the alternative.
+
+Field names are accepted as Istio's YAML has them (`jwksUri`) and as its protos have them (`jwks_uri`). Unknown fields, wrong types and bad
+values are errors. All versions of an API group mean the same. Kinds that are not listed here are skipped and counted.
+
+This page is generated from the table that also makes the decoders (`PILLION_UPDATE=1 cargo test -p pillion-api --test compatibility`).
+";
+
+/// The page.
+pub fn markdown() -> String {
+    let mut page = String::from(HEAD);
+    overview(&mut page);
+    for kind in Kind::ALL {
+        section(&mut page, *kind);
+    }
+    page.push_str("\n## Refused kinds\n\n| kind | instead |\n|---|---|\n");
+    for (kind, instead) in REFUSED_KINDS {
+        let _ = writeln!(page, "| {kind} | {instead} |");
+    }
+    page
+}
+
+fn overview(page: &mut String) {
+    page.push_str("\n| kind | apiVersions | as a whole | fields enforced |\n|---|---|---|---|\n");
+    for kind in Kind::ALL {
+        let all = rows(*kind);
+        let enforced = all.iter().filter(|row| row.status == Status::Enforced).count();
+        let fields =
+            if kind.info().open { format!("{enforced}; the rest is Kubernetes' business") } else { format!("{enforced} of {}", all.len()) };
+        let _ =
+            writeln!(page, "| [{kind}](#{}) | {} | {} | {fields} |", kind.as_str().to_lowercase(), versions(*kind), word(kind.status()));
+    }
+}
+
+fn versions(kind: Kind) -> String {
+    if kind == Kind::MeshConfig {
+        return "ConfigMap `istio`, key `mesh`, or `--mesh-config`".into();
+    }
+    let group = if kind.group().is_empty() { String::new() } else { format!("{}/", kind.group()) };
+    let versions: Vec<String> = kind.versions().iter().map(|version| format!("`{group}{version}`")).collect();
+    versions.join(", ")
+}
+
+fn word(status: Status) -> &'static str {
+    match status {
+        Status::Enforced => "enforced",
+        Status::NotYetEnforced => "not yet enforced",
+        Status::Refused { .. } => "refused",
+    }
+}
+
+fn section(page: &mut String, kind: Kind) {
+    let all = rows(kind);
+    let _ = write!(page, "\n## {kind}\n\n");
+    if all.is_empty() {
+        page.push_str("Its name and metadata are read, nothing else.\n");
+        return;
+    }
+    if kind.status() == Status::NotYetEnforced {
+        let top: Vec<String> = all.iter().filter(|row| row.depth == 0).map(|row| format!("`{}`", row.field.name)).collect();
+        let _ = writeln!(page, "Not yet enforced as a whole. Read and checked: {} and everything inside them.", top.join(", "));
+        return;
+    }
+    page.push_str("| field | type | |\n|---|---|---|\n");
+    let mut shown: HashSet<*const MessageInfo> = HashSet::new();
+    retired(page, kind.info(), if kind.at_root() { "" } else { "spec." });
+    let mut skip_inside: Option<usize> = None;
+    for row in &all {
+        if skip_inside.is_some_and(|depth| row.depth > depth) {
+            continue;
+        }
+        skip_inside = line(page, row, &mut shown);
+    }
+}
+
+/// Writes one row; returns its depth when what is inside it needs no rows of its own.
+fn line(page: &mut String, row: &Row, shown: &mut HashSet<*const MessageInfo>) -> Option<usize> {
+    let message = row.field.ty.message();
+    let remark = match row.status {
+        Status::Enforced => "enforced".to_owned(),
+        Status::NotYetEnforced if message.is_some() => "not yet enforced, with everything inside".to_owned(),
+        Status::NotYetEnforced => "not yet enforced".to_owned(),
+        Status::Refused { alternative } => format!("refused: {alternative}"),
+    };
+    let again =
+        row.status == Status::Enforced && message.is_some_and(|info| !info.fields.is_empty() && !shown.insert(std::ptr::from_ref(info)));
+    let remark = if again { format!("{remark}, as {} above", message.map_or("", |info| info.name)) } else { remark };
+    let _ = writeln!(page, "| `{}` | {} | {remark} |", row.path, row.field.ty.describe());
+    if row.status != Status::Enforced || again {
+        return Some(row.depth);
+    }
+    if let Some(info) = row.field.ty.enumeration() {
+        for value in info.values.iter().filter(|value| value.status != Status::Enforced) {
+            let _ = writeln!(page, "| `{}: {}` | | {} |", row.path, value.name, word(value.status));
+        }
+    }
+    if let Some(info) = message {
+        let brackets = match row.field.ty {
+            Type::List(_) => "[]",
+            Type::Map(_) => "{}",
+            _ => "",
+        };
+        retired(page, info, &format!("{}{brackets}.", row.path));
+    }
+    None
+}
+
+fn retired(page: &mut String, info: &MessageInfo, prefix: &str) {
+    for (name, instead) in info.retired.iter().filter(|(name, _)| !name.contains('_')) {
+        let _ = writeln!(page, "| `{prefix}{name}` | | refused: {instead} |");
+    }
+}
