@@ -472,3 +472,35 @@ fn findings_come_in_the_order_of_files_and_lines() {
     assert_eq!(places, sorted);
     assert_eq!(places.len(), 6);
 }
+
+#[test]
+fn ten_thousand_virtual_services_over_a_thousand_services_take_seconds() {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    for n in 0..1_000 {
+        let _ = write!(
+            text,
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: s{n}, namespace: n{}}}\nspec: {{ports: [{{port: 80, name: http}}]}}\n---\n",
+            n % 10
+        );
+    }
+    for n in 0..10_000 {
+        let _ = write!(
+            text,
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v{n}, namespace: n{}}}\nspec: {{hosts: [h{n}.example.com, '*.h{n}.example.com'], http: [{{route: [{{destination: {{host: s{}.n{}.svc.cluster.local}}}}]}}]}}\n---\n",
+            n % 10,
+            n % 1_000,
+            n % 10
+        );
+    }
+    let started = std::time::Instant::now();
+    let checked = check(&[("many.yaml", &text)]);
+    let took = started.elapsed();
+    assert!(checked.findings.is_empty(), "{:#?}", &checked.findings[..1]);
+    assert_eq!(checked.effective.unregistered_hosts("n1").len(), 20_000);
+    assert_eq!(checked.effective.services_for("n1").len(), 1_000);
+    // Without optimisation and beside other work it may take ten times as long; anything quadratic takes minutes.
+    let limit = if cfg!(debug_assertions) { 30 } else { 3 };
+    assert!(took.as_secs() < limit, "{took:?}");
+    println!("{} documents in {took:?}", checked.documents);
+}

@@ -38,7 +38,7 @@ fn loads_with_the_six_notes(sources: &[(String, String)]) {
 
 #[test]
 fn equivalents_of_the_guide_yield_exactly_the_six_notes() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/guide");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/surprises");
     let sources = sources(&directory);
     loads_with_the_six_notes(&sources);
     let checked = check(&sources);

@@ -17,7 +17,7 @@ use std::cell::Cell;
 use std::collections::HashSet;
 
 use crate::decode::suggestions;
-use crate::effective::Effective;
+use crate::effective::{Effective, Source};
 use crate::finding::{Finding, Place, Severity};
 use crate::kinds::{DestinationRule, Gateway, Service, ServiceEntry, Workload};
 use crate::meta::ObjectRef;
@@ -152,8 +152,12 @@ impl<'a> Report<'a> {
         if let Some(found) = services.iter().find(|s| s.name == short && s.namespace != namespace && s.host != host) {
             return Some(format!("did you mean `{}`? A short name means a service of the rule's own namespace", found.host));
         }
-        let close = self.suggest(short, services.iter().filter(|s| s.namespace == namespace).map(|s| s.name.as_str()));
-        let close = if close.is_empty() { self.suggest(host, services.iter().map(|s| s.host.as_str())) } else { close };
+        // Like is compared with like: the suffix that all cluster hosts share would make any two of them look close.
+        let close = if short == host {
+            self.suggest(host, services.iter().filter(|s| s.source == Source::ServiceEntry).map(|s| s.host.as_str()))
+        } else {
+            self.suggest(short, services.iter().filter(|s| s.namespace == namespace).map(|s| s.name.as_str()))
+        };
         close.first().map(|name| format!("did you mean `{name}`?"))
     }
 }

@@ -375,7 +375,8 @@ mod tests {
         let effective = of(&text);
         let item = effective.virtual_service("shop", "a.shop.svc.cluster.local").expect("there");
         let (web, nothing) = (labels(&[("app", "web"), ("v", "1")]), labels(&[]));
-        let cases: [(&str, &str, &str, &Labels, u32, &[(usize, Option<usize>)]); 4] = [
+        type Positions<'a> = &'a [(usize, Option<usize>)];
+        let cases: [(&str, &str, &str, &Labels, u32, Positions<'_>); 4] = [
             ("plain", MESH, "shop", &nothing, 80, &[(2, Some(0)), (2, Some(1))]),
             ("port and labels", MESH, "shop", &web, 8080, &[(0, Some(0)), (0, Some(1)), (2, Some(0)), (2, Some(1))]),
             ("namespace", MESH, "team", &nothing, 80, &[(0, Some(2)), (1, Some(0))]),

@@ -69,7 +69,8 @@ mod tests {
 
     #[test]
     fn export_to_decides_who_sees_an_object() {
-        let cases: [(&[&str], &[&str], &str, Option<Reach>); 9] = [
+        type Words<'a> = &'a [&'a str];
+        let cases: [(Words<'_>, Words<'_>, &str, Option<Reach>); 9] = [
             (&[], &[], "b", Some(Reach::Public)),
             (&[], &["."], "b", None),
             (&[], &["."], "a", Some(Reach::Private)),
