@@ -224,15 +224,17 @@ impl Default for Http2Settings {
 #[derive(Debug, Default)]
 pub struct ListenerTable {
     by_name: HashMap<Arc<str>, Arc<Listener>, foldhash::fast::RandomState>,
-    by_address: HashMap<SocketAddr, Arc<Listener>, foldhash::fast::RandomState>,
+    bound: HashMap<SocketAddr, Arc<Listener>, foldhash::fast::RandomState>,
+    unbound: HashMap<SocketAddr, Arc<Listener>, foldhash::fast::RandomState>,
 }
 
 impl ListenerTable {
-    /// Of two listeners for one address the first given is entered by address; both are found by name.
+    /// Of two bound (or two unbound) listeners for one address the first given is found by address; both are found by name.
     pub fn new(listeners: impl IntoIterator<Item = Arc<Listener>>) -> Self {
         let mut table = Self::default();
         for listener in listeners {
-            table.by_address.entry(listener.address).or_insert_with(|| Arc::clone(&listener));
+            let by_address = if listener.bind { &mut table.bound } else { &mut table.unbound };
+            by_address.entry(listener.address).or_insert_with(|| Arc::clone(&listener));
             table.by_name.insert(Arc::clone(&listener.name), listener);
         }
         table
@@ -246,12 +248,17 @@ impl ListenerTable {
         self.by_name.values()
     }
 
-    /// The listener for a destination: its exact address, else the wildcard address of its port.
+    /// The listener that is bound to an address.
+    pub fn bound(&self, address: SocketAddr) -> Option<&Arc<Listener>> {
+        self.bound.get(&address)
+    }
+
+    /// The unbound listener for a destination: its exact address, else the wildcard address of its port.
     ///
-    /// Source: Envoy's `use_original_dst`; tunnels opened by `CONNECT` use the same function.
+    /// Source: Envoy's `use_original_dst`; tunnels opened by `CONNECT` use the same function. Bound listeners have sockets to enter them by.
     pub fn for_address(&self, destination: SocketAddr) -> Option<&Arc<Listener>> {
         let wildcard = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), destination.port());
-        self.by_address.get(&destination).or_else(|| self.by_address.get(&wildcard))
+        self.unbound.get(&destination).or_else(|| self.unbound.get(&wildcard))
     }
 }
 

@@ -5,9 +5,12 @@
 
 pub mod cluster;
 pub mod compile;
+pub mod disk;
 pub mod listener;
 pub mod route_table;
 pub mod store;
+pub mod subscribe;
+pub mod view;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,6 +21,8 @@ use http::HeaderValue;
 use cluster::{Cluster, ClusterMap};
 use listener::ListenerTable;
 use route_table::RouteTable;
+
+use crate::listener::bind::Sockets;
 
 /// Everything a connection or request may look up. Never changed after `compile` returns it.
 #[derive(Debug, Default)]
@@ -30,6 +35,8 @@ pub struct RuntimeConfig {
     pub clusters: ClusterMap<Arc<Cluster>>,
     pub names: Arc<NameTable>,
     pub local: Arc<LocalNode>,
+    /// Bound sockets, by `listener::bind` after `compile` and before the swap.
+    pub sockets: Sockets,
 }
 
 /// One compiled configuration, shared by all workers.

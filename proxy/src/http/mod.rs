@@ -1,3 +1,15 @@
 //! HTTP from accepted bytes to the answer: the codec's server side, and the request path.
+//!
+//! In:  byte streams of downstreams, the worker's view.
+//! Out: responses, and one [`record::RequestRecord`] per exchange.
 
+pub mod body;
+pub mod connection;
+pub mod context;
+pub mod headers;
+pub mod local_reply;
+pub mod path;
 pub mod record;
+pub mod server;
+pub mod tunnel;
+pub mod upgrade;

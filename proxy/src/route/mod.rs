@@ -3,4 +3,49 @@
 //! In:  a request's head and a route table.
 //! Out: the route; rewritten heads; redirects; faults to inject.
 
+pub mod fault;
+pub mod mutate;
+pub mod redirect;
+pub mod rewrite;
+pub mod select;
 pub mod template;
+
+use http::{HeaderMap, HeaderValue, Method, Uri};
+
+use crate::config::route_table::HeaderKey;
+
+/// A request's head as rules look at it. The path is already normalised where the manager says so.
+#[derive(Debug, Clone, Copy)]
+pub struct Head<'a> {
+    pub method: &'a Method,
+    /// `Host` or `:authority`, as received; empty when missing.
+    pub authority: &'a str,
+    pub scheme: &'a str,
+    pub uri: &'a Uri,
+    pub headers: &'a HeaderMap,
+    /// Content type of gRPC.
+    pub grpc: bool,
+}
+
+impl<'a> Head<'a> {
+    /// The path without query.
+    pub fn path(&self) -> &'a str {
+        self.uri.path()
+    }
+
+    /// The path with query.
+    pub fn path_and_query(&self) -> &'a str {
+        self.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str)
+    }
+
+    /// The first value of a header or pseudo-header.
+    pub fn value(&self, key: &HeaderKey) -> Option<&'a [u8]> {
+        match key {
+            HeaderKey::Method => Some(self.method.as_str().as_bytes()),
+            HeaderKey::Authority => Some(self.authority.as_bytes()),
+            HeaderKey::Scheme => Some(self.scheme.as_bytes()),
+            HeaderKey::Path => Some(self.path_and_query().as_bytes()),
+            HeaderKey::Name(name) => self.headers.get(name).map(HeaderValue::as_bytes),
+        }
+    }
+}

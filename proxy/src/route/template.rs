@@ -105,6 +105,14 @@ impl Template {
         Ok(Self(Kind::Parts(parts)))
     }
 
+    /// Whether the value is made of the request's head.
+    pub fn asks_for_request(&self) -> bool {
+        match &self.0 {
+            Kind::Literal(_) => false,
+            Kind::Parts(parts) => parts.iter().any(|part| matches!(part, Part::Request { .. })),
+        }
+    }
+
     /// The value for one request. What is not known comes out as `-`, as in Envoy; `None` when the result cannot be in a header.
     pub fn render(&self, facts: &impl Facts) -> Option<HeaderValue> {
         let parts = match &self.0 {

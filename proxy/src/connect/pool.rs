@@ -1,0 +1,182 @@
+//! One worker's connections, by where they lead and how.
+//!
+//! In:  endpoints of the view; connections that became free.
+//! Out: a connection to send on. Pools outlive swaps; those no view refers to are drained, not dropped.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::{Failure, dial, h1, h2};
+use crate::config::cluster::{Cluster, EndpointLive, Transport};
+
+/// What makes two connections interchangeable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PoolKey {
+    pub address: SocketAddr,
+    pub transport: Transport,
+}
+
+/// Free connections to one endpoint.
+#[derive(Debug)]
+pub struct Pool {
+    pub key: PoolKey,
+    /// The one that became free last is used first: it is the likeliest to be alive, and the others may age.
+    idle: RefCell<Vec<h1::Sender>>,
+    multiplexed: RefCell<Vec<Rc<h2::Connection>>>,
+    /// Held while a multiplexed connection is being made, so that a burst opens one and not a hundred.
+    connecting: Mutex<()>,
+    /// Left the view: connections that become free are closed.
+    drained: Cell<bool>,
+    /// Free connections are closed after this. Of the cluster that used the pool last.
+    idle_timeout: Cell<Option<Duration>>,
+}
+
+/// Counts a connection while it is open.
+#[derive(Debug)]
+pub struct OpenConnection(Arc<EndpointLive>);
+
+impl OpenConnection {
+    fn new(live: &Arc<EndpointLive>) -> Rc<Self> {
+        live.connections.fetch_add(1, Ordering::Relaxed);
+        Rc::new(Self(Arc::clone(live)))
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Pool {
+    fn new(key: PoolKey) -> Self {
+        Self {
+            key,
+            idle: RefCell::default(),
+            multiplexed: RefCell::default(),
+            connecting: Mutex::new(()),
+            drained: Cell::new(false),
+            idle_timeout: Cell::new(None),
+        }
+    }
+
+    /// An HTTP/1.1 connection that carries no request: the youngest free one, else a new one.
+    ///
+    /// # Errors
+    /// When none is free and none can be made.
+    pub async fn http1(&self, cluster: &Cluster, live: &Arc<EndpointLive>, now: Instant) -> Result<h1::Sender, Failure> {
+        if let Some(sender) = self.free_http1().await {
+            return Ok(sender);
+        }
+        self.idle_timeout.set(cluster.idle_timeout);
+        let stream = self.dial(cluster).await?;
+        h1::open(stream, OpenConnection::new(live), now).await
+    }
+
+    async fn free_http1(&self) -> Option<h1::Sender> {
+        loop {
+            let mut sender = self.idle.borrow_mut().pop()?;
+            if !sender.is_closed() && sender.ready().await {
+                return Some(sender);
+            }
+        }
+    }
+
+    /// Give a connection back whose exchange is complete.
+    pub fn give_back(&self, mut sender: h1::Sender, cluster: &Cluster, now: Instant) {
+        let used_up = cluster.max_requests_per_connection != 0 && sender.requests >= cluster.max_requests_per_connection;
+        if !sender.is_closed() && !used_up && !self.drained.get() {
+            sender.since = now;
+            self.idle.borrow_mut().push(sender);
+        }
+    }
+
+    /// A multiplexed connection with room for a stream.
+    ///
+    /// # Errors
+    /// When none has room and none can be made.
+    pub async fn http2(&self, cluster: &Cluster, live: &Arc<EndpointLive>, now: Instant) -> Result<Rc<h2::Connection>, Failure> {
+        if let Some(connection) = self.free_http2(cluster) {
+            return Ok(connection);
+        }
+        let _turn = self.connecting.lock().await;
+        if let Some(connection) = self.free_http2(cluster) {
+            return Ok(connection);
+        }
+        self.idle_timeout.set(cluster.idle_timeout);
+        let stream = self.dial(cluster).await?;
+        let connection = h2::open(stream, &cluster.http2, OpenConnection::new(live), now).await?;
+        if !self.drained.get() {
+            self.multiplexed.borrow_mut().push(Rc::clone(&connection));
+        }
+        Ok(connection)
+    }
+
+    fn free_http2(&self, cluster: &Cluster) -> Option<Rc<h2::Connection>> {
+        let mut multiplexed = self.multiplexed.borrow_mut();
+        let most = cluster.max_requests_per_connection;
+        if multiplexed.iter().any(|connection| connection.is_gone() || (most != 0 && connection.requests() >= most)) {
+            multiplexed.retain(|connection| !connection.is_gone() && (most == 0 || connection.requests() < most));
+        }
+        multiplexed.iter().find(|connection| connection.has_room(cluster.http2.max_concurrent_streams)).map(Rc::clone)
+    }
+
+    async fn dial(&self, cluster: &Cluster) -> Result<tokio::net::TcpStream, Failure> {
+        let dialled = dial::dial(self.key.address, cluster.connect_timeout).await;
+        if dialled.is_err() {
+            cluster.live.connect_failures.fetch_add(1, Ordering::Relaxed);
+        }
+        dialled
+    }
+
+    /// Close what is free and keep nothing from now on; exchanges in flight finish.
+    fn drain(&self) {
+        self.drained.set(true);
+        self.idle.borrow_mut().clear();
+        self.multiplexed.borrow_mut().clear();
+    }
+
+    fn close_idle(&self, now: Instant) {
+        let Some(timeout) = self.idle_timeout.get() else { return };
+        let expired = |since: Instant| now.saturating_duration_since(since) >= timeout;
+        self.idle.borrow_mut().retain(|sender| !sender.is_closed() && !expired(sender.since));
+        self.multiplexed.borrow_mut().retain(|connection| !connection.is_gone() && !connection.idle_since().is_some_and(expired));
+    }
+
+    /// Free HTTP/1.1 connections and multiplexed connections.
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.idle.borrow().len(), self.multiplexed.borrow().len())
+    }
+}
+
+/// All pools of a worker.
+#[derive(Debug, Default)]
+pub struct Pools {
+    by_key: RefCell<HashMap<PoolKey, Rc<Pool>, foldhash::fast::RandomState>>,
+}
+
+impl Pools {
+    pub fn get(&self, key: PoolKey) -> Rc<Pool> {
+        Rc::clone(self.by_key.borrow_mut().entry(key).or_insert_with(|| Rc::new(Pool::new(key))))
+    }
+
+    /// Close connections that are free for too long, and drain pools that no view refers to any more.
+    pub fn sweep(&self, now: Instant) {
+        self.by_key.borrow_mut().retain(|_, pool| {
+            if Rc::strong_count(pool) == 1 {
+                pool.drain();
+                return false;
+            }
+            pool.close_idle(now);
+            true
+        });
+    }
+}

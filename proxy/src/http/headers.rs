@@ -1,0 +1,297 @@
+//! Header fields that a proxy must take away, may not pass on, or adds.
+//!
+//! In:  heads as received. Out: heads as passed on.
+
+use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version, request};
+
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+pub const UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+pub const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub const PEER_METADATA: HeaderName = HeaderName::from_static("x-envoy-peer-metadata");
+pub const PEER_METADATA_ID: HeaderName = HeaderName::from_static("x-envoy-peer-metadata-id");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Take away what belongs to one connection only: the known fields and those named in `Connection`. `TE: trailers` stays.
+///
+/// Source: RFC 9110, section 7.6.1. With `upgrade`, `Upgrade` and a plain `Connection: upgrade` stay.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
+    if headers.contains_key(CONNECTION) {
+        strip_named(headers, upgrade);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING] {
+        headers.remove(name);
+    }
+    if !upgrade {
+        headers.remove(UPGRADE);
+    }
+    if let Some(te) = headers.get(TE) {
+        let trailers = te.to_str().is_ok_and(|te| te.split(',').any(|word| word.trim().eq_ignore_ascii_case("trailers")));
+        if trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        } else {
+            headers.remove(TE);
+        }
+    }
+}
+
+fn strip_named(headers: &mut HeaderMap, upgrade: bool) {
+    let mut named = smallvec::SmallVec::<[HeaderName; 4]>::new();
+    for value in headers.get_all(CONNECTION) {
+        let words = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        named.extend(words.filter_map(|word| HeaderName::from_bytes(word).ok()));
+    }
+    for name in named {
+        // A field that routing or framing needs cannot be made hop-by-hop by its sender; `TE` has its own rule.
+        let kept = name == TE || name == HOST || name == UPGRADE || name == http::header::CONTENT_LENGTH;
+        if !kept {
+            headers.remove(name);
+        }
+    }
+    if upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    } else {
+        headers.remove(CONNECTION);
+    }
+}
+
+/// Whether a content type is gRPC's. Source: Envoy `Grpc::Common::hasGrpcContentType`.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return false };
+    match value.as_bytes().strip_prefix(b"application/grpc") {
+        Some(rest) => matches!(rest.first(), None | Some(b'+' | b';')),
+        None => false,
+    }
+}
+
+/// The downstream's `Expect: 100-continue` is answered by this proxy, when the body is first asked for.
+pub fn strip_expect(headers: &mut HeaderMap) {
+    headers.remove(EXPECT);
+}
+
+/// Make a head fit for HTTP/1.1: origin form, the host in `Host`.
+pub fn to_http1(head: &mut request::Parts, host: Option<HeaderValue>) {
+    if head.uri.authority().is_some() || head.uri.scheme().is_some() {
+        let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        head.uri = Uri::from(path);
+    }
+    if let Some(host) = host {
+        head.headers.insert(HOST, host);
+    }
+    head.version = Version::HTTP_11;
+}
+
+/// Make a head fit for HTTP/2: absolute form, no `Host`. `None` when the parts make no URI.
+pub fn to_http2(head: &mut request::Parts, authority: Authority) -> Option<()> {
+    let mut parts = std::mem::take(&mut head.uri).into_parts();
+    parts.scheme = Some(parts.scheme.unwrap_or(Scheme::HTTP));
+    parts.authority = Some(authority);
+    parts.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
+    head.uri = Uri::from_parts(parts).ok()?;
+    head.headers.remove(HOST);
+    head.version = Version::HTTP_2;
+    Some(())
+}
+
+/// A fresh `x-request-id`: a random UUID (version 4).
+pub fn request_id(random: u128) -> HeaderValue {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let random = random & !(0xf << 76) | (0x4 << 76);
+    let random = random & !(0x3 << 62) | (0x2 << 62);
+    let mut text = [b'-'; 36];
+    let mut at = 0;
+    for digit in 0..32 {
+        if matches!(at, 8 | 13 | 18 | 23) {
+            at += 1;
+        }
+        text[at] = HEX[(random >> (124 - 4 * digit)) as usize & 0xf];
+        at += 1;
+    }
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// The normal form of a path: `.` and `..` resolved, `\` as `/`, unreserved characters decoded, and with `merge` no `//`.
+///
+/// `Ok(None)`: it is already. Source: Envoy `normalize_path`, `merge_slashes`.
+///
+/// # Errors
+/// When it climbs above the root or holds a malformed escape or NUL.
+pub fn normalised(path: &str, merge: bool) -> Result<Option<String>, ()> {
+    let bytes = path.as_bytes();
+    let suspect =
+        bytes.windows(2).any(|pair| pair == b"/." || (merge && pair == b"//")) || bytes.iter().any(|byte| matches!(byte, b'\\' | b'%'));
+    if !suspect {
+        return Ok(None);
+    }
+    let decoded = decode_unreserved(bytes)?;
+    let mut segments: Vec<&[u8]> = Vec::new();
+    let mut pieces = decoded.split(|byte| *byte == b'/').skip(1).peekable();
+    while let Some(piece) = pieces.next() {
+        let last = pieces.peek().is_none();
+        match piece {
+            b"." | b".." => {
+                if piece == b".." && segments.pop().is_none() {
+                    return Err(());
+                }
+                if last {
+                    segments.push(b"");
+                }
+            }
+            b"" if merge && !last => {}
+            piece => segments.push(piece),
+        }
+    }
+    let mut out = Vec::with_capacity(decoded.len());
+    for segment in segments {
+        out.push(b'/');
+        out.extend_from_slice(segment);
+    }
+    if out.is_empty() {
+        out.push(b'/');
+    }
+    String::from_utf8(out).map(Some).map_err(|_| ())
+}
+
+fn decode_unreserved(bytes: &[u8]) -> Result<Vec<u8>, ()> {
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((byte, after)) = rest.split_first() {
+        rest = after;
+        match byte {
+            b'\\' => out.push(b'/'),
+            b'%' => {
+                let (digits, after) = rest.split_at_checked(2).ok_or(())?;
+                let text = std::str::from_utf8(digits).map_err(|_| ())?;
+                let value = u8::from_str_radix(text, 16).map_err(|_| ())?;
+                rest = after;
+                match value {
+                    0 => return Err(()),
+                    value if value.is_ascii_alphanumeric() || b"-._~".contains(&value) => out.push(value),
+                    _ => {
+                        out.push(b'%');
+                        out.extend_from_slice(digits);
+                    }
+                }
+            }
+            byte => out.push(*byte),
+        }
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        headers
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<(&str, &str)> {
+        let mut all: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        all.sort_unstable();
+        all
+    }
+
+    #[test]
+    fn fields_of_one_connection_are_not_passed_on() {
+        type Pairs = &'static [(&'static str, &'static str)];
+        let cases: [(&str, bool, Pairs, Pairs); 7] = [
+            (
+                "known",
+                false,
+                &[("connection", "close"), ("keep-alive", "5"), ("proxy-connection", "x"), ("transfer-encoding", "chunked"), ("a", "b")],
+                &[("a", "b")],
+            ),
+            ("named", false, &[("connection", "x-one, X-Two"), ("x-one", "1"), ("x-two", "2"), ("x-three", "3")], &[("x-three", "3")]),
+            ("named twice", false, &[("connection", "x-one"), ("connection", "x-two"), ("x-one", "1"), ("x-two", "2")], &[]),
+            ("trailers stay", false, &[("connection", "te"), ("te", "gzip, trailers")], &[("te", "trailers")]),
+            ("other te goes", false, &[("te", "gzip")], &[]),
+            (
+                "upgrade stays when it is one",
+                true,
+                &[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")],
+                &[("connection", "upgrade"), ("upgrade", "websocket")],
+            ),
+            (
+                "the host cannot be named away",
+                false,
+                &[("connection", "host, content-length"), ("host", "a"), ("content-length", "1")],
+                &[("content-length", "1"), ("host", "a")],
+            ),
+        ];
+        for (name, upgrade, before, after) in cases {
+            let mut headers = map(before);
+            strip_hop_by_hop(&mut headers, upgrade);
+            assert_eq!(names(&headers), after, "{name}");
+        }
+    }
+
+    #[test]
+    fn grpc_is_known_by_its_content_type() {
+        let cases = [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;x", true),
+            ("application/grpc-web", false),
+            ("text/plain", false),
+        ];
+        for (value, want) in cases {
+            assert_eq!(is_grpc(&map(&[("content-type", value)])), want, "{value}");
+        }
+    }
+
+    fn head(uri: &str, headers: &[(&str, &str)]) -> request::Parts {
+        let (mut head, ()) = http::Request::builder().uri(uri).body(()).unwrap().into_parts();
+        head.headers = map(headers);
+        head
+    }
+
+    #[test]
+    fn heads_change_between_the_protocols() {
+        let mut down = head("http://shop:80/a?b=c", &[("x", "y")]);
+        to_http1(&mut down, Some(HeaderValue::from_static("shop:80")));
+        assert_eq!((down.uri.to_string().as_str(), names(&down.headers)), ("/a?b=c", vec![("host", "shop:80"), ("x", "y")]));
+        to_http2(&mut down, Authority::from_static("shop:80")).unwrap();
+        assert_eq!((down.uri.to_string().as_str(), names(&down.headers)), ("http://shop:80/a?b=c", vec![("x", "y")]));
+    }
+
+    #[test]
+    fn paths_are_normalised() {
+        let cases = [
+            ("/a/b", false, Ok(None)),
+            ("/a/./b/../c", false, Ok(Some("/a/c"))),
+            ("/a/..", false, Ok(Some("/"))),
+            ("/..", false, Err(())),
+            ("/%2e%2E/x", false, Err(())),
+            ("/a%2fb", false, Ok(Some("/a%2fb"))),
+            ("/%41", false, Ok(Some("/A"))),
+            ("/a\\b", false, Ok(Some("/a/b"))),
+            ("/a//b", false, Ok(None)),
+            ("/a//b/", true, Ok(Some("/a/b/"))),
+            ("/a%", false, Err(())),
+            ("/a%00", false, Err(())),
+            ("/a/.hidden", false, Ok(Some("/a/.hidden"))),
+        ];
+        for (path, merge, want) in cases {
+            assert_eq!(normalised(path, merge).as_ref().map(Option::as_deref), want.as_ref().map(|text| *text), "{path}");
+        }
+    }
+
+    #[test]
+    fn request_ids_are_random_uuids() {
+        assert_eq!(request_id(0), "00000000-0000-4000-8000-000000000000");
+        assert_eq!(request_id(u128::MAX), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        assert_eq!(request_id(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef), "01234567-89ab-4def-8123-456789abcdef");
+    }
+}
