@@ -17,7 +17,7 @@ macro_rules! status {
 
 /// Declares a message. Flipping a field's status is a change of one word.
 ///
-/// ```ignore
+/// ```text
 /// message! {
 ///     /// What it is.
 ///     pub struct Retry = "HTTPRetry" {
