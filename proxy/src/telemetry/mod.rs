@@ -8,3 +8,4 @@ pub mod log_sink;
 pub mod metrics;
 pub mod peer;
 pub mod recorder;
+pub mod stats;

@@ -16,7 +16,7 @@ use super::metrics::{Metrics, RequestCell, RequestLabels, TcpCell, TcpLabels};
 use super::peer;
 use crate::config::cluster::{Cluster, PeerLabels, ServiceNames};
 use crate::config::listener::Direction;
-use crate::http::record::{HandleSlot, Protocol, Recorder, RequestRecord, ResponseFlags, TcpRecord};
+use crate::http::record::{Protocol, Recorder, RequestRecord, ResponseFlags, TcpRecord};
 
 /// Handles kept in one slot; a peer with more kinds of answers than this goes through the look-up for the rest.
 const MAX_HANDLES: usize = 64;
@@ -275,7 +275,7 @@ mod tests {
     use super::*;
     use crate::config::cluster::{ClusterKind, ClusterName, Endpoint, EndpointLive, LoadBalancing, Transport, UpstreamProtocol};
     use crate::config::listener::{Http2Settings, HttpManager, Listener};
-    use crate::http::record::{LogFacts, Peer};
+    use crate::http::record::{HandleSlot, LogFacts, Peer};
     use crate::telemetry::access_log::{AccessLog, DEFAULT_TEXT, LogFormat};
     use crate::telemetry::log_sink::LogSinks;
 

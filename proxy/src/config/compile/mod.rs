@@ -211,20 +211,30 @@ impl Compiler {
         self.listeners.is_empty() && self.clusters.is_empty()
     }
 
+    /// Names that are followed and did not come: endpoints of clusters, route configurations of listeners.
+    pub fn missing(&self) -> Vec<(ResourceType, Arc<str>)> {
+        let endpoints = self.clusters.values().filter_map(ClusterEntry::assignment).filter(|name| !self.assignments.contains_key(*name));
+        let routes = self.followed_routes().filter(|name| !self.routes.has_settings(name));
+        let endpoints = endpoints.map(|name| (ResourceType::Endpoint, Arc::clone(name)));
+        endpoints.chain(routes.map(|name| (ResourceType::Route, Arc::clone(name)))).collect()
+    }
+
+    fn followed_routes(&self) -> impl Iterator<Item = &Arc<str>> {
+        let chains = self.listeners.values().flat_map(|entry| entry.value.chains.iter().chain(&entry.value.default_chain));
+        chains.filter_map(|chain| match &chain.filter {
+            NetworkFilter::Http(manager) => match &manager.routes {
+                RouteSource::Named(name) => Some(name),
+                RouteSource::Inline(_) => None,
+            },
+            NetworkFilter::Tcp(_) => None,
+        })
+    }
+
     /// Forgets what was asked for by name and is followed by nothing any more: nobody will say that it is gone.
     fn prune(&mut self) {
-        let followed: BTreeSet<&str> = self.clusters.values().filter_map(|entry| entry.assignment()).map(|name| &**name).collect();
+        let followed: BTreeSet<&str> = self.clusters.values().filter_map(ClusterEntry::assignment).map(|name| &**name).collect();
         self.assignments.retain(|name, _| followed.contains(&**name));
-        let chains = self.listeners.values().flat_map(|entry| entry.value.chains.iter().chain(&entry.value.default_chain));
-        let routes: BTreeSet<&str> = chains
-            .filter_map(|chain| match &chain.filter {
-                NetworkFilter::Http(manager) => match &manager.routes {
-                    RouteSource::Named(name) => Some(&**name),
-                    RouteSource::Inline(_) => None,
-                },
-                NetworkFilter::Tcp(_) => None,
-            })
-            .collect();
+        let routes: BTreeSet<Arc<str>> = self.followed_routes().cloned().collect();
         self.routes.retain(|name| routes.contains(name));
     }
 }

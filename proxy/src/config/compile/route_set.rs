@@ -170,6 +170,10 @@ impl RouteSet {
         }
     }
 
+    pub(super) fn has_settings(&self, name: &str) -> bool {
+        self.settings.contains_key(name)
+    }
+
     pub(super) fn tables(&self) -> HashMap<Arc<str>, Arc<RouteTable>, foldhash::fast::RandomState> {
         self.tables.clone()
     }
