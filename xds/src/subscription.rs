@@ -179,6 +179,8 @@ impl Subscription {
     pub fn connect(&mut self) -> Vec<DeltaDiscoveryRequest> {
         self.asked.clear();
         self.answered.clear();
+        // A refused version was not reported as held, so it comes again if it is still there.
+        self.refused.clear();
         let mut requests = Vec::new();
         for kind in WILDCARDS {
             // `*` where the empty list does not mean it to every server.
