@@ -83,13 +83,6 @@ pub fn by_specificity(a: &str, b: &str) -> Ordering {
         .then_with(|| a.cmp(b))
 }
 
-/// Whether `rule_host` of an object in `namespace` covers `gateway_host` of a Gateway server (already without its `ns/` prefix).
-///
-/// A route attaches when either side lies within the other: a route for `*.example.com` attaches to a server for `shop.example.com`.
-pub fn attaches(gateway_host: &str, route_host: &str) -> bool {
-    overlaps(&normalize(gateway_host), &normalize(route_host))
-}
-
 /// Every domain under which a client in `client_namespace` may call a service, without ports, in a stable order, each once.
 ///
 /// FQDN, FQDN with a trailing dot, `name.ns.svc`, `name.ns`; the bare `name` only for clients of the same namespace; then the addresses. A

@@ -210,6 +210,10 @@ fn subset(
     if rule.is_none() && !report.scope.services {
         return;
     }
+    // A rule for some of the clients, by their labels, may have it.
+    if effective.rules_of(client, host).any(|rule| rule.clients.is_some() && rule.subset(&destination.subset).is_some()) {
+        return;
+    }
     let name = &destination.subset;
     let outcome = share.fails("answered 503 (flag NC)");
     let (message, help) = match rule {

@@ -80,7 +80,9 @@ fn hides(report: &mut Report<'_>, rule: &Arc<MergedRule>) {
 
 /// What merging drops: a subset of a name that an older rule has, a second traffic policy.
 fn repeated(report: &mut Report<'_>, rule: &Arc<MergedRule>) {
-    let (Some(first), true) = (rule.objects.first(), rule.objects.len() > 1) else { return };
+    if rule.objects.len() < 2 {
+        return;
+    }
     let mut names: HashMap<&str, (ObjectIndex, usize)> = HashMap::new();
     let mut policy: Option<ObjectIndex> = None;
     for index in &rule.objects {
@@ -120,7 +122,6 @@ fn repeated(report: &mut Report<'_>, rule: &Arc<MergedRule>) {
             }
         }
     }
-    debug_assert!(names.is_empty() || *first <= names.values().map(|(index, _)| *index).min().unwrap_or(*first));
 }
 
 type Shares = HashMap<(String, String), Vec<(RouteRef, usize)>>;
