@@ -2,6 +2,7 @@
 //!
 //! In:  `envoy`, from `target/peers/bin` or `$PATH`; without it the test says so and passes, unless `PILLION_REQUIRE=all`.
 //! Out: both variants of ADS converge without a NACK.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     env, fs,

@@ -174,6 +174,9 @@ async fn keep_at(
     loop {
         let deadline = session.deadline();
         tokio::select! {
+            // What a test says first happens first.
+            biased;
+            _ = disconnect.changed() => return,
             request = stream.requests.message() => {
                 let Ok(Some(request)) = request else { return };
                 if let Some(node) = &request.node {
@@ -189,7 +192,6 @@ async fn keep_at(
                 }
                 session.set_config(configs.borrow_and_update().clone());
             }
-            _ = disconnect.changed() => return,
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
         }
         for response in session.poll(Instant::now()) {

@@ -249,6 +249,7 @@ mod tests {
         let updates = follower.state().updates;
         assert!(updates.iter().any(|line| line == "cds +c"), "{updates:?}");
         server.acked(2).await;
+        assert_eq!(server.seen().streams, 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,6 @@
 //! Our client against our server, without I/O, in every order that chance finds: they converge, and a held route never leads to a cluster
 //! that is not there.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
