@@ -4,12 +4,13 @@
 //!      `# node: client as pillion` (a Workload's name; `pillion`, `envoy`, each with `captured` or `router` if so) and `# show: vhds rds`,
 //!      each type with an optional prefix of names (`cds:outbound|80|`).
 //! Out: `golden/<case>/want.yaml`; `PILLION_UPDATE=1` writes it.
+#![allow(clippy::unwrap_used)] // a test's helpers may fail loudly
 
+#[allow(dead_code)] // each test takes what it needs
 mod world;
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
-use pillion_control_plane::translate::Translator;
 use pillion_xds::{
     node::Node,
     resource::{NodeConfig, ResourceType},
@@ -63,11 +64,11 @@ fn render_case(pool: &DescriptorPool, name: &str, input: &str) -> String {
     let parsed = parse(name, input);
     assert!(parsed.errors.is_empty(), "{name}: {:?}", parsed.errors);
     let world = build(1, parsed.set, None);
-    let translator = Translator::default();
+    let translator = world::translator().0;
     let mut out = String::new();
     for view in views(input, &world) {
         let config = translator.translate(&world, &view.node);
-        let again = Translator::default().translate(&world, &view.node);
+        let again = world::translator().0.translate(&world, &view.node);
         assert!(config.same_resources(&again), "{name}: the same world and node gave other bytes");
         let _ = writeln!(out, "# {}", view.title);
         for (kind, prefix) in view.show {

@@ -2,15 +2,13 @@
 //!
 //! In:  worlds of a few services, edited. Out: which resources change their version, and which bytes are the same memory.
 
+#[allow(dead_code)] // each test takes what it needs
 mod world;
 
 use std::sync::Arc;
 
 use pillion_api::{effective::Effective, set::ObjectSet};
-use pillion_control_plane::{
-    model::{instance::Instances, world::World},
-    translate::Translator,
-};
+use pillion_control_plane::model::{instance::Instances, world::World};
 use pillion_xds::resource::{NodeConfig, ResourceType};
 use world::{build, instances, node, parse};
 
@@ -67,7 +65,7 @@ fn changed(a: &NodeConfig, b: &NodeConfig) -> Vec<String> {
 
 #[test]
 fn an_edited_route_touches_its_virtual_hosts_only() {
-    let translator = Translator::default();
+    let translator = world::translator().0;
     let first = build(1, objects(&(SERVICES.to_owned() + &route("reviews"))), None);
     let client = node(&first, "client as pillion");
     let before = translator.translate(&first, &client);
@@ -89,7 +87,7 @@ fn an_edited_route_touches_its_virtual_hosts_only() {
 
 #[test]
 fn nothing_changes_when_nothing_does() {
-    let translator = Translator::default();
+    let translator = world::translator().0;
     let first = build(1, objects(SERVICES), None);
     let client = node(&first, "client as pillion");
     let before = translator.translate(&first, &client);
@@ -97,12 +95,12 @@ fn nothing_changes_when_nothing_does() {
     assert!(translator.translate(&second, &client).same_resources(&before));
     // Without any memory of the first generation, too.
     let alone = build(2, objects(SERVICES), None);
-    assert!(Translator::default().translate(&alone, &client).same_resources(&before));
+    assert!(world::translator().0.translate(&alone, &client).same_resources(&before));
 }
 
 #[test]
 fn proxies_that_see_the_same_share_the_same_bytes() {
-    let translator = Translator::default();
+    let translator = world::translator().0;
     let world = build(1, objects(&(SERVICES.to_owned() + &route("reviews"))), None);
     let client = translator.translate(&world, &node(&world, "client as pillion"));
     let reviews = translator.translate(&world, &node(&world, "reviews as pillion"));
@@ -129,7 +127,7 @@ fn with_ready(all: &Instances, name: &str, ready: bool) -> Instances {
 
 #[test]
 fn an_endpoint_touches_the_endpoints_of_its_service_only() {
-    let translator = Translator::default();
+    let translator = world::translator().0;
     let set = objects(SERVICES);
     let all = instances(&Effective::new(set.clone(), None));
     let fewer = with_ready(&all, "reviews-1", false);
@@ -143,7 +141,7 @@ fn an_endpoint_touches_the_endpoints_of_its_service_only() {
 
 #[test]
 fn an_older_world_is_still_translated_as_it_was() {
-    let translator = Translator::default();
+    let translator = world::translator().0;
     let first = build(1, objects(&(SERVICES.to_owned() + &route("reviews"))), None);
     let client = node(&first, "client as pillion");
     let before = translator.translate(&first, &client);

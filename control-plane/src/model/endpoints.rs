@@ -259,7 +259,8 @@ mod tests {
 
     #[test]
     fn canonical_names_come_from_labels_in_istios_order() {
-        let cases: [(&[(&str, &str)], &str, &str); 4] = [
+        type Labels<'a> = &'a [(&'a str, &'a str)];
+        let cases: [(Labels<'_>, &str, &str); 4] = [
             (&[], "w", "latest"),
             (&[("app", "a"), ("version", "v1")], "a", "v1"),
             (&[("app", "a"), ("app.kubernetes.io/name", "k"), ("app.kubernetes.io/version", "2"), ("version", "v1")], "k", "2"),

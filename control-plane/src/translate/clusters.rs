@@ -144,8 +144,12 @@ fn undiscovered(resolves_names: bool, cluster: &mut Cluster) {
     cluster.lb_policy = LbPolicy::ClusterProvided as i32;
     cluster.cluster_discovery_type = if resolves_names {
         use dfp_cluster::cluster_config::ClusterImplementationSpecifier::DnsCacheConfig;
-        let config =
-            dfp_cluster::ClusterConfig { cluster_implementation_specifier: Some(DnsCacheConfig(dns_cache())), ..Default::default() };
+        let config = dfp_cluster::ClusterConfig {
+            cluster_implementation_specifier: Some(DnsCacheConfig(dns_cache())),
+            // Else Envoy insists on names to verify in certificates, though nothing here is TLS of its own.
+            allow_insecure_cluster_options: true,
+            ..Default::default()
+        };
         Some(ClusterDiscoveryType::ClusterType(CustomClusterType {
             name: "envoy.clusters.dynamic_forward_proxy".to_owned(),
             typed_config: Some(any(&config)),

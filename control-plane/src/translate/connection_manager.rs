@@ -44,7 +44,7 @@ pub struct Manager<'a> {
 /// Where the routes are.
 pub enum Routes {
     Rds(String),
-    Inline(route::RouteConfiguration),
+    Inline(Box<route::RouteConfiguration>),
 }
 
 /// The connection manager as a network filter.
@@ -73,7 +73,7 @@ fn build(manager: Manager<'_>) -> HttpConnectionManager {
         stat_prefix: manager.stat_prefix,
         route_specifier: Some(match manager.routes {
             Routes::Rds(name) => RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: name }),
-            Routes::Inline(configuration) => RouteSpecifier::RouteConfig(configuration),
+            Routes::Inline(configuration) => RouteSpecifier::RouteConfig(*configuration),
         }),
         use_remote_address: boolean(gateway),
         stream_idle_timeout: Some(wire::ZERO),

@@ -144,7 +144,7 @@ fn http(client: &Client<'_>, common: &Common, port: &Port<'_>, stat_prefix: Stri
     connection_manager::filter(Manager {
         direction: Direction::Inbound,
         stat_prefix,
-        routes: Routes::Inline(routes(client, port)),
+        routes: Routes::Inline(Box::new(routes(client, port))),
         access_log: &common.access_log,
         absolute_url: false,
         connect: false,

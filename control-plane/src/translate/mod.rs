@@ -39,10 +39,9 @@ use layout::Layout;
 use scope::{Client, Scope};
 
 /// Translates every generation for every node. Shared by all streams.
-#[derive(Default)]
 pub struct Translator {
-    world: Mutex<Option<Arc<World>>>,
-    generations: watch::Sender<u64>,
+    worlds: watch::Receiver<Option<Arc<World>>>,
+    generations: watch::Receiver<u64>,
     cache: Mutex<Cache>,
 }
 
@@ -77,20 +76,9 @@ struct Shared {
 }
 
 impl Translator {
-    /// Makes a generation the newest, and tells whoever subscribed. An older one than the newest is ignored.
-    pub fn publish(&self, world: Arc<World>) {
-        let generation = world.generation;
-        let mut newest = self.world.lock();
-        if newest.as_ref().is_none_or(|world| world.generation < generation) {
-            *newest = Some(world);
-            drop(newest);
-            self.generations.send_if_modified(|current| std::mem::replace(current, generation.max(*current)) < generation);
-        }
-    }
-
-    /// The newest generation; `None` before the first.
-    pub fn world(&self) -> Option<Arc<World>> {
-        self.world.lock().clone()
+    /// `worlds` carries every generation, `generations` its number; a number must not be told before its world.
+    pub fn new(worlds: watch::Receiver<Option<Arc<World>>>, generations: watch::Receiver<u64>) -> Self {
+        Self { worlds, generations, cache: Mutex::default() }
     }
 
     /// What `node` sees of `world`. Worlds must come in the order of their generations; an older one is translated without the caches.
@@ -117,11 +105,12 @@ impl Translator {
 
 impl Configs for Translator {
     fn subscribe(&self) -> watch::Receiver<u64> {
-        self.generations.subscribe()
+        self.generations.clone()
     }
 
     fn config(&self, node: &Node) -> Arc<NodeConfig> {
-        self.world().map_or_else(|| Arc::new(NodeConfig::new(0)), |world| self.translate(&world, node))
+        let world = self.worlds.borrow().clone();
+        world.map_or_else(|| Arc::new(NodeConfig::new(0)), |world| self.translate(&world, node))
     }
 }
 

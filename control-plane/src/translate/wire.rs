@@ -95,10 +95,6 @@ pub fn ads() -> core::ConfigSource {
     }
 }
 
-pub fn extension<M: Message + Name>(name: &str, config: &M) -> core::TypedExtensionConfig {
-    core::TypedExtensionConfig { name: name.to_owned(), typed_config: Some(any(config)) }
-}
-
 pub fn network_filter<M: Message + Name>(name: &str, config: &M) -> listener::Filter {
     listener::Filter { name: name.to_owned(), config_type: Some(listener::filter::ConfigType::TypedConfig(any(config))) }
 }

@@ -3,11 +3,15 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use pillion_api::{effective::Effective, finding::Severity, set::ObjectSet};
-use pillion_control_plane::model::{
-    instance::{Instance, InstanceId, InstancePort, Instances},
-    world::World,
+use pillion_control_plane::{
+    model::{
+        instance::{Instance, InstanceId, InstancePort, Instances},
+        world::World,
+    },
+    translate::Translator,
 };
 use pillion_xds::node::{InterceptionMode, Node};
+use tokio::sync::watch;
 
 pub struct Parsed {
     pub set: ObjectSet,
@@ -81,4 +85,10 @@ pub fn node(world: &World, who: &str) -> Node {
         node.workload = instance.workload.clone();
     }
     node
+}
+
+/// A translator, and the doors through which it learns of generations.
+pub fn translator() -> (Translator, watch::Sender<Option<Arc<World>>>, watch::Sender<u64>) {
+    let (worlds, generations) = (watch::Sender::new(None), watch::Sender::new(0));
+    (Translator::new(worlds.subscribe(), generations.subscribe()), worlds, generations)
 }
