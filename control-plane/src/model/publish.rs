@@ -201,12 +201,9 @@ fn log_findings(findings: &[Finding]) {
     for finding in serious.iter().take(LOGGED) {
         let place = format!("{}:{}:{}", finding.place.file, finding.place.line, finding.place.column);
         let help = finding.help.as_deref().unwrap_or_default();
-        match finding.severity {
-            Severity::Error => {
-                tracing::error!(place, object = finding.object, path = finding.path, code = finding.code, help, "{}", finding.message)
-            }
-            _ => tracing::warn!(place, object = finding.object, path = finding.path, code = finding.code, help, "{}", finding.message),
-        }
+        let Finding { object, path, code, .. } = finding;
+        // The operator's fault, not ours: an error of theirs is a warning of this program.
+        tracing::warn!(severity = ?finding.severity, place, object, path, code, help, "{}", finding.message);
     }
     if serious.len() > LOGGED {
         tracing::warn!(more = serious.len() - LOGGED, "more findings: see `pillion status` or /api/v1/findings");
