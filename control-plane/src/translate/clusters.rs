@@ -103,7 +103,7 @@ fn of_service(client: &Client<'_>, wanted: &Outbound<'_>) -> Cluster {
         connect_timeout: connect_timeout(effective, Some(&policy)),
         metadata: Some(metadata(effective, wanted)),
         typed_extension_protocol_options: protocol_options(wanted.port.protocol),
-        circuit_breakers: Some(unlimited()),
+        circuit_breakers: unlimited(client),
         ..named(wanted.name.clone())
     };
     discover(client, wanted, &mut cluster);
@@ -163,7 +163,7 @@ fn undiscovered(resolves_names: bool, cluster: &mut Cluster) {
 fn passthrough(client: &Client<'_>) -> Cluster {
     let mut cluster = Cluster {
         connect_timeout: connect_timeout(client.world.effective(), None),
-        circuit_breakers: Some(unlimited()),
+        circuit_breakers: unlimited(client),
         typed_extension_protocol_options: options(downstream()),
         ..named(ClusterName::passthrough())
     };
@@ -172,11 +172,11 @@ fn passthrough(client: &Client<'_>) -> Cluster {
 }
 
 /// To the application: one port of the client's own instance. `services`: those that lead there, for telemetry.
-pub fn inbound(effective: &Effective, port: &InstancePort, services: &[&MeshService]) -> Cluster {
+pub fn inbound(client: &Client<'_>, port: &InstancePort, services: &[&MeshService]) -> Cluster {
     let name = ClusterName::inbound(port.container_port);
     let mut cluster = Cluster {
-        connect_timeout: connect_timeout(effective, None),
-        circuit_breakers: Some(unlimited()),
+        connect_timeout: connect_timeout(client.world.effective(), None),
+        circuit_breakers: unlimited(client),
         typed_extension_protocol_options: options(downstream()),
         load_assignment: Some(endpoints::single(&name, wire::address(port.app))),
         ..empty(name)
@@ -189,10 +189,10 @@ pub fn inbound(effective: &Effective, port: &InstancePort, services: &[&MeshServ
 }
 
 /// What comes in on a port that the instance does not declare goes on to that port (captured mode).
-pub fn inbound_passthrough(effective: &Effective) -> Cluster {
+pub fn inbound_passthrough(client: &Client<'_>) -> Cluster {
     let mut cluster = Cluster {
-        connect_timeout: connect_timeout(effective, None),
-        circuit_breakers: Some(unlimited()),
+        connect_timeout: connect_timeout(client.world.effective(), None),
+        circuit_breakers: unlimited(client),
         typed_extension_protocol_options: options(downstream()),
         // Source: Istio's `InboundPassthroughBindIpv4`; redirection leaves connections from here alone.
         upstream_bind_config: Some(core::BindConfig {
@@ -237,8 +237,11 @@ fn lb_policy(settings: Option<&LoadBalancerSettings>) -> LbPolicy {
     }
 }
 
-/// Istio lifts Envoy's limits (1,024 connections and requests, 3 retries) as far as they go.
-fn unlimited() -> CircuitBreakers {
+/// Istio lifts Envoy's limits (1,024 connections and requests, 3 retries) as far as they go. Our own proxy has none to lift.
+fn unlimited(client: &Client<'_>) -> Option<CircuitBreakers> {
+    if client.is_pillion() {
+        return None;
+    }
     let thresholds = Thresholds {
         max_connections: uint32(u32::MAX),
         max_pending_requests: uint32(u32::MAX),
@@ -246,7 +249,7 @@ fn unlimited() -> CircuitBreakers {
         max_retries: uint32(u32::MAX),
         ..Default::default()
     };
-    CircuitBreakers { thresholds: vec![thresholds], ..Default::default() }
+    Some(CircuitBreakers { thresholds: vec![thresholds], ..Default::default() })
 }
 
 /// What the upstream is spoken to in. Bytes that nobody reads need nothing.

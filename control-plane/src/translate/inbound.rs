@@ -49,14 +49,13 @@ struct Port<'a> {
 
 /// The inbound listeners and clusters of an instance.
 pub fn resources(client: &Client<'_>, instance: &Instance) -> (Vec<Listener>, Vec<Cluster>) {
-    let effective = client.world.effective();
     let ports = ports(client, instance);
-    let mut clusters: Vec<Cluster> = ports.iter().map(|port| clusters::inbound(effective, port.port, &port.services)).collect();
+    let mut clusters: Vec<Cluster> = ports.iter().map(|port| clusters::inbound(client, port.port, &port.services)).collect();
     let common = Common::new(client);
     if client.mode().explicit {
         return (ports.iter().map(|port| explicit(client, &common, port)).collect(), clusters);
     }
-    clusters.push(clusters::inbound_passthrough(effective));
+    clusters.push(clusters::inbound_passthrough(client));
     (vec![captured(client, &common, &ports)], clusters)
 }
 
