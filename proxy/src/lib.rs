@@ -4,6 +4,8 @@
 //! Out: bytes to sockets, and telemetry.
 #![deny(unsafe_code)]
 
+pub mod admin;
+pub mod app;
 pub mod balance;
 pub mod bootstrap;
 pub mod config;
@@ -17,3 +19,37 @@ pub mod route;
 pub mod tcp;
 pub mod telemetry;
 pub mod worker;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+pub use bootstrap::{Args, Bootstrap};
+
+/// Runs the proxy of a command line, program name first, until it is told to stop. `pillion proxy` calls this too.
+pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match Args::try_parse_from(arguments) {
+        Ok(args) => run(args),
+        Err(error) => {
+            // Nothing can be done when even the help cannot be printed.
+            let _ = error.print();
+            ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+        }
+    }
+}
+
+/// The same, for settings that are read already.
+pub fn run(args: Args) -> ExitCode {
+    let result = match Bootstrap::new(args) {
+        Ok(bootstrap) => app::run(bootstrap),
+        Err(error) => {
+            eprintln!("pillion-proxy: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("pillion-proxy: {error:#}");
+        ExitCode::FAILURE
+    })
+}

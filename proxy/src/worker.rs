@@ -91,6 +91,11 @@ impl Workers {
         self.connections.load(Ordering::Relaxed)
     }
 
+    /// The same number, for whoever outlives this.
+    pub fn connection_count(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.connections)
+    }
+
     /// Wait for all threads, after [`Drain::stop`]. Blocks.
     pub fn join(self) {
         for thread in self.threads {
@@ -168,6 +173,7 @@ impl Worker {
                         if !self.draining.get() {
                             accepting.follow(&self, &next);
                         }
+                        next.taken.by_one_more();
                     }
                     Err(_) => fed = false,
                 },
@@ -215,9 +221,9 @@ impl Worker {
         self.pools.sweep(Instant::now());
     }
 
-    fn take_leave(&self, accepting: &mut Accepting) {
+    fn take_leave(self: &Rc<Self>, accepting: &mut Accepting) {
         self.draining.set(true);
-        accepting.stop();
+        accepting.stop(self);
         for connection in self.connections.borrow().values() {
             connection.end(Phase::Draining);
         }
@@ -338,9 +344,10 @@ impl Accepting {
         }
     }
 
-    fn stop(&mut self) {
-        for (_, (_, task)) in self.0.drain() {
+    fn stop(&mut self, worker: &Rc<Worker>) {
+        for (address, (socket, task)) in self.0.drain() {
             task.abort();
+            accept::last(worker, &socket, address);
         }
     }
 }

@@ -37,6 +37,8 @@ pub struct RuntimeConfig {
     pub local: Arc<LocalNode>,
     /// Bound sockets, by `listener::bind` after `compile` and before the swap.
     pub sockets: Sockets,
+    /// Who sees it already.
+    pub taken: Arc<store::Taken>,
 }
 
 /// One compiled configuration, shared by all workers.

@@ -4,8 +4,9 @@
 //! Out: [`Snapshot`]s for workers, and a signal at each swap.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{RuntimeConfig, Snapshot};
 
@@ -30,6 +31,28 @@ impl ConfigStore {
     /// The current snapshot and all later ones.
     pub fn subscribe(&self) -> watch::Receiver<Snapshot> {
         self.0.subscribe()
+    }
+}
+
+/// Counts the workers that have made a snapshot theirs, so that an ACK means that requests obey.
+#[derive(Debug, Default)]
+pub struct Taken {
+    workers: AtomicU32,
+    changed: Notify,
+}
+
+impl Taken {
+    /// A worker's new connections and requests see the snapshot from now on.
+    pub fn by_one_more(&self) {
+        self.workers.fetch_add(1, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    /// Waits until so many workers have it. For one waiter.
+    pub async fn by(&self, workers: u32) {
+        while self.workers.load(Ordering::Acquire) < workers {
+            self.changed.notified().await;
+        }
     }
 }
 

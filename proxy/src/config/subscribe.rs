@@ -20,7 +20,7 @@ use pillion_xds::resource::ResourceType;
 use pillion_xds::subscription::{Changed, Decoded, Refusal, Subscription, Update};
 use pillion_xds::transport::{Connection, Dial, Handler, follow};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::compile::{Compiler, Verdict, WARMING};
 use super::disk::Copy;
@@ -34,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const BIND_AGAIN: Duration = Duration::from_secs(1);
 /// Changes are written to disk together, this long after the first.
 const WRITE_AFTER: Duration = Duration::from_secs(1);
+/// How long an ACK waits for workers, which all the while serve requests.
+const TAKE_LIMIT: Duration = Duration::from_secs(1);
 /// Different notes that are logged; the first of a kind says enough.
 const MAX_NOTES: usize = 200;
 
@@ -78,6 +80,8 @@ pub struct Settings {
     pub stats: Arc<ProxyStats>,
     /// Sockets bound before any configuration.
     pub sockets: Sockets,
+    /// Workers that follow the store; an ACK waits for them.
+    pub workers: u32,
 }
 
 /// The configuration task.
@@ -99,6 +103,7 @@ struct Shared {
     stats: Arc<ProxyStats>,
     node: Node,
     state_dir: Option<PathBuf>,
+    workers: u32,
 }
 
 /// What is behind the lock; it is never held across an await.
@@ -123,7 +128,7 @@ struct Engine {
 impl Subscriber {
     /// Starts from what is on disk, if anything; nothing is in force yet.
     pub fn new(settings: Settings, compiler: Compiler, store: ConfigStore, now: Instant) -> Self {
-        let Settings { node, state_dir, stats, sockets } = settings;
+        let Settings { node, state_dir, stats, sockets, workers } = settings;
         let subscription = Subscription::new(node.clone());
         let copy = state_dir.as_ref().map(|_| Copy::default());
         let engine = Engine {
@@ -147,6 +152,7 @@ impl Subscriber {
             stats,
             node,
             state_dir,
+            workers,
         };
         let mut subscriber = Self { shared: Arc::new(shared), subscription };
         subscriber.restore(now);
@@ -204,7 +210,14 @@ struct Follower {
 
 impl Handler for Follower {
     async fn apply(&mut self, update: &Update) -> Vec<Refusal> {
-        self.shared.apply(update, Instant::now())
+        let before = self.shared.store.snapshot();
+        let refused = self.shared.apply(update, Instant::now());
+        let now = self.shared.store.snapshot();
+        // A worker that is that late is stuck in something else; the control plane shall not wait for it.
+        if !Arc::ptr_eq(&before, &now) && timeout(TAKE_LIMIT, now.taken.by(self.shared.workers)).await.is_err() {
+            tracing::warn!(generation = now.generation, "not every worker has the new configuration");
+        }
+        refused
     }
 
     fn answered(&mut self, subscription: &Subscription) {

@@ -5,9 +5,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::serve;
 use crate::connect::stream::Transport;
@@ -20,20 +21,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Accept for ever. `named` is the address as the listener names it, which finds the listener of each moment.
 pub async fn run(worker: Rc<Worker>, socket: TcpListener, named: SocketAddr) {
-    let bound = socket.local_addr().unwrap_or(named);
     loop {
         for _ in 0..BATCH {
             match socket.accept().await {
-                Ok((stream, remote)) => {
-                    // Without it only latency suffers.
-                    let _ = stream.set_nodelay(true);
-                    let local = if bound.ip().is_unspecified() { stream.local_addr().unwrap_or(bound) } else { bound };
-                    let worker = Rc::clone(&worker);
-                    tokio::task::spawn_local(async move {
-                        let Some(listener) = worker.view().config.listeners.bound(named).map(std::sync::Arc::clone) else { return };
-                        serve::connection(worker, Transport::Tcp(stream), listener, (remote, local)).await;
-                    });
-                }
+                Ok((stream, remote)) => begin(&worker, stream, remote, named),
                 Err(error) if is_of_the_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!(address = %named, %error, "cannot accept connections; trying again");
@@ -43,6 +34,30 @@ pub async fn run(worker: Rc<Worker>, socket: TcpListener, named: SocketAddr) {
         }
         tokio::task::yield_now().await;
     }
+}
+
+/// Take what waits already, before the socket is left: those connections were made in good faith.
+pub fn last(worker: &Rc<Worker>, socket: &std::net::TcpListener, named: SocketAddr) {
+    while let Ok((stream, remote)) = socket.accept() {
+        if stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = TcpStream::from_std(stream)
+        {
+            begin(worker, stream, remote, named);
+        }
+    }
+}
+
+fn begin(worker: &Rc<Worker>, stream: TcpStream, remote: SocketAddr, named: SocketAddr) {
+    // Without it only latency suffers.
+    let _ = stream.set_nodelay(true);
+    // The address is known without asking, but for wildcards and port 0.
+    let known = !named.ip().is_unspecified() && named.port() != 0;
+    let local = if known { named } else { stream.local_addr().unwrap_or(named) };
+    let worker = Rc::clone(worker);
+    tokio::task::spawn_local(async move {
+        let Some(listener) = worker.view().config.listeners.bound(named).map(Arc::clone) else { return };
+        serve::connection(worker, Transport::Tcp(stream), listener, (remote, local)).await;
+    });
 }
 
 /// A peer that left before it was accepted is nothing to pause for.

@@ -5,6 +5,7 @@
 
 pub mod access_log;
 pub mod log_sink;
+pub mod logging;
 pub mod metrics;
 pub mod peer;
 pub mod recorder;

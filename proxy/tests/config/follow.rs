@@ -38,6 +38,7 @@ impl Proxy {
             state_dir: state_dir.map(Path::to_owned),
             stats: Arc::clone(&stats),
             sockets: Default::default(),
+            workers: 0,
         };
         let compiler = Compiler::new(Arc::new(LogSinks::default()), LocalNode::default());
         let subscriber = Subscriber::new(settings, compiler, store.clone(), Instant::now());
