@@ -241,8 +241,11 @@ impl Parser<'_> {
     }
 }
 
+/// Enough to keep a broken object from saying things twice.
+const MAX_UNREAD: usize = 200;
+
 fn error_paths(findings: &[Finding]) -> Vec<String> {
-    findings.iter().filter(|finding| finding.severity == Severity::Error).map(|finding| finding.path.clone()).collect()
+    findings.iter().filter(|finding| finding.severity == Severity::Error).map(|finding| finding.path.clone()).take(MAX_UNREAD).collect()
 }
 
 fn read_metadata(kind: Kind, root: &Node, cx: &mut Decoder<'_>) -> Metadata {
@@ -353,11 +356,13 @@ struct BlockLines<'t> {
     whole: Span,
     /// Byte offset and line number of the first content line, and the indentation; `None` unless the scalar is a literal block.
     block: Option<(usize, u32, usize)>,
+    /// Byte offsets of the content lines.
+    starts: Vec<usize>,
 }
 
 impl<'t> BlockLines<'t> {
     fn new(text: &'t str, whole: Span, scalar: &Scalar) -> Self {
-        let mut lines = BlockLines { text, whole, block: None };
+        let mut lines = BlockLines { text, whole, block: None, starts: Vec::new() };
         if scalar.style != Style::Literal {
             return lines;
         }
@@ -376,7 +381,10 @@ impl<'t> BlockLines<'t> {
             {
                 let indent = body.len() - first.len();
                 let back: usize = text[..offset].split_inclusive('\n').rev().take(skipped).map(str::len).sum();
-                lines.block = Some((offset - back, whole.line + number as u32 - skipped as u32, indent));
+                let start = offset - back;
+                lines.block = Some((start, whole.line + number as u32 - skipped as u32, indent));
+                let sizes = text[start..].split_inclusive('\n').take(scalar.text.lines().count() + 1).map(str::len);
+                lines.starts = sizes.scan(start, |at, size| Some(std::mem::replace(at, *at + size))).collect();
                 break;
             }
             offset += line.len();
@@ -387,7 +395,7 @@ impl<'t> BlockLines<'t> {
     fn outer(&self, inner: Span) -> Span {
         let Some((start, line, indent)) = self.block else { return self.whole };
         let nth = inner.line.saturating_sub(1);
-        let line_start = start + self.text[start..].split_inclusive('\n').take(nth as usize).map(str::len).sum::<usize>();
+        let line_start = self.starts.get(nth as usize).or(self.starts.last()).copied().unwrap_or(start);
         let bytes: usize =
             self.text.get(line_start + indent..).map_or(0, |rest| rest.chars().take(inner.column as usize - 1).map(char::len_utf8).sum());
         let from = (line_start + indent + bytes).min(self.text.len());

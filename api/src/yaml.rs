@@ -5,6 +5,8 @@
 //!
 //! Everything a stranger can grow is bounded: nesting, what aliases expand to, and the size of the text.
 
+use std::collections::{HashMap, HashSet};
+
 use granit_parser::{Event, Parser, ScalarStyle, Span as RawSpan, StructureStyle};
 
 use crate::node::{Entry, Node, Scalar, Span, Style, Value};
@@ -13,6 +15,8 @@ use crate::node::{Entry, Node, Scalar, Span, Style, Value};
 const MAX_DEPTH: usize = 100;
 /// Nodes that aliases and merge keys may add to one document.
 const MAX_ALIAS_NODES: usize = 50_000;
+/// Nodes that anchors may keep for aliases; nested anchors keep theirs several times.
+const MAX_ANCHOR_NODES: usize = 500_000;
 /// Larger texts are refused: places are 32-bit, and no mesh has this much YAML in one file.
 const MAX_TEXT: usize = 256 << 20;
 
@@ -182,7 +186,8 @@ struct Builder<'e> {
     origin: Origin,
     errors: &'e mut Vec<YamlError>,
     stack: Vec<Frame>,
-    anchors: Vec<(usize, Anchor)>,
+    anchors: HashMap<usize, Anchor>,
+    anchor_nodes: usize,
     alias_nodes: usize,
     root: Option<Node>,
     broken: bool,
@@ -190,12 +195,23 @@ struct Builder<'e> {
 
 impl<'e> Builder<'e> {
     fn new(chunk: &'e str, origin: Origin, errors: &'e mut Vec<YamlError>) -> Self {
-        Builder { chunk, origin, errors, stack: Vec::new(), anchors: Vec::new(), alias_nodes: 0, root: None, broken: false }
+        Builder {
+            chunk,
+            origin,
+            errors,
+            stack: Vec::new(),
+            anchors: HashMap::new(),
+            anchor_nodes: 0,
+            alias_nodes: 0,
+            root: None,
+            broken: false,
+        }
     }
 
     fn reset(&mut self) {
         self.stack.clear();
         self.anchors.clear();
+        self.anchor_nodes = 0;
         self.alias_nodes = 0;
         self.root = None;
         self.broken = false;
@@ -260,12 +276,11 @@ impl<'e> Builder<'e> {
     }
 
     fn alias(&mut self, id: usize, span: Span) -> bool {
-        let Some(position) = self.anchors.iter().position(|(known, _)| *known == id) else {
+        let Some(anchor) = self.anchors.get(&id) else {
             self.fail(YamlErrorKind::Syntax, span, "this alias refers to a value that contains it", None);
             self.node(Node { span, value: Value::Scalar(Scalar { text: "".into(), style: Style::Plain }) }, 0);
             return true;
         };
-        let anchor = &self.anchors[position].1;
         self.alias_nodes += anchor.nodes;
         if self.alias_nodes > MAX_ALIAS_NODES || self.stack.len() + anchor.depth > MAX_DEPTH {
             self.errors.push(YamlError {
@@ -287,8 +302,14 @@ impl<'e> Builder<'e> {
     fn node(&mut self, node: Node, anchor: usize) {
         if anchor != 0 {
             let (nodes, depth) = measure(&node);
-            self.anchors.retain(|(known, _)| *known != anchor);
-            self.anchors.push((anchor, Anchor { node: node.clone(), nodes, depth }));
+            self.anchor_nodes += nodes;
+            if self.anchor_nodes > MAX_ANCHOR_NODES {
+                let message = format!("the anchors of this document hold more than {MAX_ANCHOR_NODES} values");
+                self.fail(YamlErrorKind::Limit, node.span, message, None);
+                self.anchor_nodes = 0;
+            } else {
+                self.anchors.insert(anchor, Anchor { node: node.clone(), nodes, depth });
+            }
         }
         match self.stack.last_mut() {
             None => self.root = Some(node),
@@ -318,7 +339,7 @@ impl<'e> Builder<'e> {
     fn merge(&mut self, entries: Vec<Entry>) -> Vec<Entry> {
         let mut merged: Vec<Entry> = Vec::with_capacity(entries.len());
         let mut inherited = Vec::new();
-        let mut seen = std::collections::HashMap::new();
+        let mut seen = HashMap::new();
         let many = entries.len() > 12;
         for entry in entries {
             if &*entry.key == "<<" {
@@ -345,6 +366,10 @@ impl<'e> Builder<'e> {
                 }
             }
         }
+        if inherited.is_empty() {
+            return merged;
+        }
+        let mut known: HashSet<Box<str>> = merged.iter().map(|entry| entry.key.clone()).collect();
         for value in inherited {
             let sources = match value.value {
                 Value::Mapping(entries) => vec![entries],
@@ -356,11 +381,7 @@ impl<'e> Builder<'e> {
                     continue;
                 }
             };
-            for entry in sources.into_iter().flatten() {
-                if !merged.iter().any(|known| known.key == entry.key) {
-                    merged.push(entry);
-                }
-            }
+            merged.extend(sources.into_iter().flatten().filter(|entry| known.insert(entry.key.clone())));
         }
         merged
     }

@@ -155,7 +155,7 @@ fn value(ty: Type, bytes: &mut impl Iterator<Item = u8>, depth: usize) -> String
         Type::Bool => "true".into(),
         Type::Integer { .. } | Type::Number | Type::IntOrString => byte.to_string(),
         Type::Duration => format!("{byte}ms"),
-        Type::StringMatch => format!("{{regex: \"{}\"}}", if byte % 2 == 0 { "[a-z]+" } else { "(?=x)" }),
+        Type::StringMatch => format!("{{regex: \"{}\"}}", if byte.is_multiple_of(2) { "[a-z]+" } else { "(?=x)" }),
         Type::String | Type::Bytes | Type::Any => "example.com".into(),
     }
 }
@@ -163,7 +163,7 @@ fn value(ty: Type, bytes: &mut impl Iterator<Item = u8>, depth: usize) -> String
 fn message(info: &'static MessageInfo, bytes: &mut impl Iterator<Item = u8>, depth: usize) -> String {
     let mut fields = Vec::new();
     for field in info.fields {
-        if bytes.next().unwrap_or(0) % 3 == 0 {
+        if bytes.next().unwrap_or(0).is_multiple_of(3) {
             fields.push(format!("{}: {}", field.name, value(field.ty, bytes, depth)));
         }
     }
