@@ -3,7 +3,10 @@
 //! In:  a [`LogEntry`] per finished request or connection, and headers captured while they were at hand.
 //! Out: lines for [`log_sink`](super::log_sink), never blocking the request.
 
+mod escape;
 mod format;
+mod operator;
+mod time;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -53,10 +53,13 @@ pub struct Metrics {
     tcp: Family<TcpCell>,
 }
 
+/// A series' cells, each with the worker that writes it.
+type Cells<C> = Vec<(usize, Arc<C>)>;
+
 /// The series of a label set, one cell per worker.
 #[derive(Debug)]
 struct Family<C> {
-    series: Mutex<HashMap<Box<str>, Vec<(usize, Arc<C>)>>>,
+    series: Mutex<HashMap<Box<str>, Cells<C>>>,
 }
 
 /// One worker's part of a series of requests. Written by that worker alone, read by scrapes.

@@ -140,8 +140,8 @@ mod tests {
 
     #[test]
     fn the_canonical_name_and_revision_have_their_order() {
-        let cases: [(&[(&str, &str)], &str, &str); 4] = [
-            (&[], "product-v1", "latest"),
+        let cases = [
+            (&[][..], "product-v1", "latest"),
             (&[("app", "a"), ("version", "v")], "a", "v"),
             (&[("app", "a"), ("app.kubernetes.io/name", "k"), ("app.kubernetes.io/version", "kv"), ("version", "v")], "k", "kv"),
             (&[("service.istio.io/canonical-name", "c"), ("service.istio.io/canonical-revision", "r"), ("app", "a")], "c", "r"),

@@ -32,9 +32,12 @@ pub struct WorkerRecorder {
 /// What a slot holds: the cells of everything that was seen of its endpoint, cluster, peer or connection.
 #[derive(Default)]
 struct Handles {
-    requests: RefCell<SmallVec<[(RequestKey, Arc<RequestCell>); 2]>>,
-    tcp: RefCell<SmallVec<[(TcpKey, Arc<TcpCell>); 1]>>,
+    requests: RefCell<SmallVec<[RequestHandle; 2]>>,
+    tcp: RefCell<SmallVec<[TcpHandle; 1]>>,
 }
+
+type RequestHandle = (RequestKey, Arc<RequestCell>);
+type TcpHandle = (TcpKey, Arc<TcpCell>);
 
 /// What may differ between two requests of one slot.
 #[derive(PartialEq)]

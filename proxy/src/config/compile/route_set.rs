@@ -17,7 +17,12 @@ use crate::config::OutboundPolicy;
 use crate::config::route_table::{DuplicateDomain, RouteTable, VirtualHost};
 use crate::telemetry::log_sink::LogSinks;
 
-type Hosts = BTreeMap<Arc<str>, Entry<Arc<VirtualHost>>>;
+type Host = Entry<Arc<VirtualHost>>;
+type Hosts = BTreeMap<Arc<str>, Host>;
+/// By route configuration and virtual host: what a new version replaced.
+type Before = BTreeMap<(Arc<str>, Arc<str>), Option<Host>>;
+/// A virtual host with its route configuration's name and its own.
+type Placed = (Arc<str>, Arc<str>, Host);
 
 #[derive(Debug, Default)]
 pub(super) struct RouteSet {
@@ -88,7 +93,7 @@ impl RouteSet {
             }
         }
         // What a new version replaces, to go back to.
-        let mut before: BTreeMap<(Arc<str>, Arc<str>), Option<Entry<Arc<VirtualHost>>>> = BTreeMap::new();
+        let mut before = Before::new();
         for changed in changed {
             let resource = &changed.encoded.name;
             let context = Context::new(sinks);
@@ -111,7 +116,7 @@ impl RouteSet {
     }
 
     /// (route configuration, virtual host, entry); `None` when this version is here already.
-    fn compile_host(&self, at: &At<'_>, changed: &Changed) -> Compiled<Option<(Arc<str>, Arc<str>, Entry<Arc<VirtualHost>>)>> {
+    fn compile_host(&self, at: &At<'_>, changed: &Changed) -> Compiled<Option<Placed>> {
         let Decoded::VirtualHost(wire) = &changed.message else { return Err(at.unsupported()) };
         let (route, name) = VirtualHostResource::split(&changed.encoded.name)
             .ok_or_else(|| at.refuse("is not named <route configuration>/<virtual host>"))?;
@@ -132,7 +137,7 @@ impl RouteSet {
         sinks: &LogSinks,
         route: &Arc<str>,
         candidates: &mut BTreeSet<Arc<str>>,
-        before: &mut BTreeMap<(Arc<str>, Arc<str>), Option<Entry<Arc<VirtualHost>>>>,
+        before: &mut Before,
         verdict: &mut Verdict,
     ) {
         loop {
