@@ -26,7 +26,8 @@ use crate::retry::replay::RequestBody;
 /// Response heads beyond this are a protocol error. Source: Envoy's `max_response_headers_kb` (60).
 const MAX_RESPONSE_HEADER_BYTES: usize = 60 << 10;
 /// A connection that rested at least this long is asked for EOF before it gets a request: the reactor may not have told yet.
-const LOOK_AFTER: Duration = Duration::from_millis(1);
+/// A connection in constant use is spared the system call.
+const LOOK_AFTER: Duration = Duration::from_micros(100);
 
 /// One connection, free to send.
 #[derive(Debug)]

@@ -33,6 +33,8 @@ pub struct Timers {
     /// When the running try began.
     try_began: Instant,
     moved: Instant,
+    /// Bytes of the request when silence was last looked at.
+    received: u64,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
@@ -40,7 +42,7 @@ impl Timers {
     /// `None` when nothing is limited.
     pub fn new(request: Option<Duration>, per_try: Option<Duration>, idle: Option<Duration>, now: Instant) -> Option<Box<Self>> {
         let limited = request.is_some() || per_try.is_some() || idle.is_some();
-        limited.then(|| Box::new(Self { request, per_try, idle, try_began: now, moved: now, sleep: None }))
+        limited.then(|| Box::new(Self { request, per_try, idle, try_began: now, moved: now, received: 0, sleep: None }))
     }
 
     /// Another try begins.
@@ -61,6 +63,12 @@ impl Timers {
 
     pub fn moved(&mut self, now: Instant) {
         self.moved = now;
+    }
+
+    /// An upload is no silence. It is looked at only when the time is up, so it may be noticed late, never early.
+    fn received_more(&mut self, stream: Option<&RequestStream>) -> bool {
+        let received = stream.map_or(0, RequestStream::bytes);
+        std::mem::replace(&mut self.received, received) != received
     }
 
     /// What expires next, and when. `complete`: when the request was complete.
@@ -91,8 +99,8 @@ impl Timers {
             }
             match sleep.as_mut().poll(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(()) if self.next(complete) == Some((at, what)) => return Poll::Ready(what),
-                Poll::Ready(()) => {}
+                Poll::Ready(()) if what == Expired::Idle && self.received_more(stream) => self.moved = Instant::now(),
+                Poll::Ready(()) => return Poll::Ready(what),
             }
         }
     }
