@@ -4,8 +4,10 @@
 //! Out: an exit code: 0 done, 1 failed or findings, 2 misuse, 127 a child's program that is not there.
 #![deny(unsafe_code)]
 
+mod admin_client;
 mod commands;
 mod local;
+mod output;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -49,6 +51,10 @@ enum Command {
     Run(commands::run::Args),
     /// Check YAML and explain what it will do.
     Validate(commands::validate::Args),
+    /// Show what the running mesh has in force, and what is wrong.
+    Status(commands::status::Args),
+    /// List the proxies of the running mesh.
+    Proxies(commands::proxies::Args),
     /// Run one sidecar or gateway by itself (`pillion proxy --help`).
     #[command(disable_help_flag = true)]
     Proxy(Passed),
@@ -82,6 +88,8 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Run(args) => commands::run::run(args),
         Command::Validate(args) => commands::validate::run(args),
+        Command::Status(args) => commands::status::run(args),
+        Command::Proxies(args) => commands::proxies::run(args),
         Command::Child(args) => commands::child::run(&args),
         Command::Version => commands::version::run(),
         // Reached only with a global flag before the word, such as `pillion --color never proxy …`.
@@ -100,7 +108,11 @@ fn other_program(arguments: &[OsString]) -> Option<ExitCode> {
 
 fn run_other(word: &str, rest: Vec<OsString>) -> ExitCode {
     let arguments = std::iter::once(OsString::from(format!("pillion {word}"))).chain(rest);
-    pillion_shop::main_with(arguments)
+    match word {
+        "proxy" => pillion_proxy::main_with(arguments),
+        "control-plane" => pillion_control_plane::main_with(arguments),
+        _ => pillion_shop::main_with(arguments),
+    }
 }
 
 fn colors(color: Color) {

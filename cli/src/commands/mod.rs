@@ -3,6 +3,8 @@
 //! In:  arguments. Out: exit codes.
 
 pub mod child;
+pub mod proxies;
 pub mod run;
+pub mod status;
 pub mod validate;
 pub mod version;

@@ -12,10 +12,12 @@ use pillion_control_plane::{
         instance::{InstanceId, Instances},
         world::World,
     },
+    port_owner::port_owner,
+    push::status::Proxies,
 };
 use tokio::sync::watch;
 
-use super::{port_owner::port_owner, ports::is_free};
+use super::ports::is_free;
 use crate::commands::run::Args;
 
 /// How far a default port may move.
@@ -115,26 +117,19 @@ fn is_taken(error: &anyhow::Error) -> bool {
     causes.any(|cause| cause.kind() == io::ErrorKind::AddrInUse)
 }
 
-/// The newest generation that every connected proxy has answered for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Acked {
-    pub generation: u64,
-    /// Proxies that have it, of [`Acked::proxies`].
-    pub acked: usize,
-    pub proxies: usize,
-}
-
 /// What the proxies know of each other.
 #[derive(Clone)]
 pub struct Peers {
     worlds: watch::Receiver<Arc<World>>,
-    acked: watch::Receiver<Acked>,
+    /// The newest generation that every connected proxy has answered for.
+    acked: watch::Receiver<u64>,
+    proxies: Proxies,
 }
 
 impl Peers {
     /// Follows the generations and the answers to them.
-    pub fn new(worlds: watch::Receiver<Arc<World>>, acked: watch::Receiver<Acked>) -> Self {
-        Self { worlds, acked }
+    pub fn new(worlds: watch::Receiver<Arc<World>>, acked: watch::Receiver<u64>, proxies: Proxies) -> Self {
+        Self { worlds, acked, proxies }
     }
 
     /// Returns when no proxy sends requests to `id` any more (it is not ready in a generation that all have), after a second at most.
@@ -142,7 +137,7 @@ impl Peers {
         let (mut worlds, mut acked) = (self.worlds.clone(), self.acked.clone());
         let gone = async {
             let world = worlds.wait_for(|world| !is_ready(&world.instances, id)).await.ok()?.clone();
-            acked.wait_for(|acked| acked.generation >= world.generation).await.ok()?;
+            acked.wait_for(|acked| *acked >= world.generation).await.ok()?;
             Some(())
         };
         // Late proxies must not hold an end up.
@@ -152,9 +147,11 @@ impl Peers {
     /// The generation in force, when all of `ids` are endpoints in it and every one of `proxies` proxies has it.
     pub fn know_all(&self, ids: &BTreeSet<InstanceId>, proxies: usize) -> Option<u64> {
         let world = self.worlds.borrow().clone();
-        let acked = *self.acked.borrow();
-        let endpoints = ids.iter().all(|id| is_ready(&world.instances, id));
-        (endpoints && acked.generation >= world.generation && acked.acked >= proxies).then_some(world.generation)
+        if !ids.iter().all(|id| is_ready(&world.instances, id)) {
+            return None;
+        }
+        let having = self.proxies.snapshot().iter().filter(|proxy| proxy.generation >= world.generation).count();
+        (having >= proxies).then_some(world.generation)
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use pillion_api::{
     decode::IntOrString,
-    effective::{Effective, ResolvedWorkload},
+    effective::{Effective, Protocol, ResolvedWorkload},
     finding::{Finding, Place, Severity},
     kinds::{Workload, deployment::Probe},
 };
@@ -101,7 +101,9 @@ impl Reader<'_> {
         let mut ports: BTreeMap<u16, String> = BTreeMap::new();
         for gateway in self.effective.gateways_for(&workload.labels) {
             for port in gateway.spec.servers.iter().filter_map(|server| server.port.as_ref()) {
-                if let Ok(number) = u16::try_from(port.number) {
+                // What is no HTTP has no listener yet, and the analysis of the YAML says so.
+                let is_http = Protocol::parse(&port.protocol).is_some_and(Protocol::is_http);
+                if let Some(number) = u16::try_from(port.number).ok().filter(|_| is_http) {
                     ports.entry(number).or_insert_with(|| port.name.clone());
                 }
             }
@@ -346,7 +348,8 @@ spec:
   servers:
   - {port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}
   - {port: {number: 8081, name: more, protocol: HTTP}, hosts: ['*']}
-  - {port: {number: 80, name: http, protocol: HTTP}, hosts: [other.example]}
+  - {port: {number: 80, name: other, protocol: HTTP}, hosts: [other.example]}
+  - {port: {number: 9000, name: tcp, protocol: TCP}, hosts: ['*']}
 ",
         );
         assert_eq!(names(&desired), ["istio-system/istio-ingressgateway-0"]);
@@ -368,7 +371,7 @@ spec:
             ),
             (
                 "replicas",
-                "  command: [a]\n  replicas: 2\n  ports: [{containerPort: 80, localPort: 7001}]\n",
+                "  replicas: 2\n  ports: [{containerPort: 7001}]\n",
                 vec!["port 7001 is fixed, and every replica would listen on it"],
             ),
             (

@@ -7,19 +7,22 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
     sync::Arc,
+    time::Duration,
 };
 
-use pillion_control_plane::model::instance::InstanceId;
+use pillion_control_plane::{model::instance::InstanceId, port_owner::port_owner};
 use tokio::task::JoinSet;
 
 use super::{
     control::Peers,
     events::{GatewayAddress, Problem, ReplicaAddress},
     plan::{Change, Plan, ReplicaPlan},
-    port_owner::port_owner,
     ports::{PortPool, is_free},
     replica::{Addresses, Replica, Surroundings},
 };
+
+/// How long gateways are waited for before the rest ends, too.
+const GATEWAYS_FIRST: Duration = Duration::from_secs(1);
 
 /// A replica that came back from a change, or did not.
 enum Moved {
@@ -237,7 +240,8 @@ impl LocalMesh {
                 rest.push(replica);
             }
         }
-        while first.join_next().await.is_some() {}
+        // A long download must not hold up the rest.
+        let _ = tokio::time::timeout(GATEWAYS_FIRST, async { while first.join_next().await.is_some() {} }).await;
         for replica in rest {
             self.moving.spawn(async move {
                 let id = replica.plan.id.clone();
@@ -250,6 +254,7 @@ impl LocalMesh {
                 replica.end().await;
             }
         }
+        while first.join_next().await.is_some() {}
     }
 }
 

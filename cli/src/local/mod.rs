@@ -17,7 +17,6 @@ mod mesh;
 mod news;
 pub mod output;
 mod plan;
-mod port_owner;
 mod ports;
 mod probe;
 mod proxy_command;

@@ -1,7 +1,7 @@
 //! What the control plane reports, as lines and events of `pillion run`.
 //!
 //! In:  [`Event`](pillion_control_plane::app::Event)s.
-//! Out: a line per generation, findings with their source lines, late and refusing proxies; [`Acked`] for whoever waits.
+//! Out: a line per generation, findings with their source lines, late and refusing proxies; the newest generation that all have, for whoever waits.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,6 @@ use tokio::sync::{broadcast, watch};
 
 use super::{
     banner,
-    control::Acked,
     events::{Event, Problem},
     output::Output,
 };
@@ -29,7 +28,7 @@ const SOURCE_LIMIT: u64 = 8 * 1024 * 1024;
 pub async fn follow(
     mut events: broadcast::Receiver<app::Event>,
     output: Output,
-    acked: watch::Sender<Acked>,
+    acked: watch::Sender<u64>,
     announce: watch::Receiver<bool>,
 ) {
     loop {
@@ -41,10 +40,10 @@ pub async fn follow(
     }
 }
 
-fn tell(event: app::Event, output: &Output, acked_so_far: &watch::Sender<Acked>, announce: bool) {
+fn tell(event: app::Event, output: &Output, acked_so_far: &watch::Sender<u64>, announce: bool) {
     match event {
         app::Event::Acked { generation, acked, proxies, took } => {
-            acked_so_far.send_replace(Acked { generation, acked, proxies });
+            acked_so_far.send_replace(generation);
             if announce {
                 output.say(&generation_line(generation, acked, proxies, took));
                 let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);

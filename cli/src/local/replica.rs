@@ -286,9 +286,9 @@ impl Replica {
     }
 }
 
-/// Variables that would make a sidecar ask another proxy, or change what it is told by its arguments.
-const NOT_FOR_PROXIES: [&str; 8] =
-    ["http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY", "GRPC_PROXY", "all_proxy", "ALL_PROXY"];
+/// Variables that would make a sidecar ask another proxy, or be another one than its arguments say.
+const NOT_FOR_PROXIES: [&str; 9] =
+    ["http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY", "GRPC_PROXY", "all_proxy", "ALL_PROXY", "PILLION_NODE_ID"];
 
 fn proxy_process(plan: &ReplicaPlan, addresses: &Addresses, around: &Surroundings) -> ProcessSpec {
     ProcessSpec {

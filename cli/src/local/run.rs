@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     banner::{Facts, card},
     child::Spawner,
-    control::{self, Acked, Peers},
+    control::{self, Peers},
     events::{Event, Problem, Ready},
     from_world::{Desired, desired},
     hints,
@@ -32,7 +32,10 @@ use super::{
     signals::Signals,
     state::StateDir,
 };
-use crate::commands::run::Args;
+use crate::{
+    admin_client::{StateFile, StatePath},
+    commands::run::Args,
+};
 
 /// Waiting for `ready` is looked at this often: states change in a dozen places, and this ends with the start.
 const LOOK: Duration = Duration::from_millis(20);
@@ -70,12 +73,26 @@ pub fn run(args: Args) -> ExitCode {
     code
 }
 
+/// What `PILLION_LOG` says, else this.
+fn log_levels(otherwise: &str) -> String {
+    std::env::var("PILLION_LOG").ok().filter(|levels| !levels.is_empty()).unwrap_or_else(|| otherwise.to_owned())
+}
+
 /// The planes' own log goes to standard error; findings and generations have lines of their own.
 fn logging() {
-    let filter = std::env::var("PILLION_LOG").unwrap_or_else(|_| "error".into());
-    let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(log_levels("error")).unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
     // A second subscriber in one process is impossible and harmless.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+/// Leaves the API's address where `pillion status` looks for it.
+fn announce_api(control: &Running, output: &Output) -> Option<StateFile> {
+    let written = StatePath::of_this_user().write(control.api);
+    if let Err(error) = &written {
+        output.say(&format!("pillion status will need --api {}: its address cannot be left for it ({error})", control.api));
+    }
+    written.ok()
 }
 
 async fn live(args: Args, output: Output, printer: Printer, broken: CancellationToken) -> ExitCode {
@@ -105,6 +122,8 @@ struct Session {
     told: Vec<Finding>,
     begun: Instant,
     ready: bool,
+    /// Where `pillion status` finds this mesh, while it runs.
+    _found: Option<StateFile>,
     _state: StateDir,
 }
 
@@ -124,25 +143,39 @@ impl Session {
         moved.iter().for_each(|note| output.say(note));
         let worlds = control.subscribe_world();
         let (announce, announced) = watch::channel(false);
-        let (acked, answers) = watch::channel(Acked::default());
+        let (acked, answers) = watch::channel(0);
         tokio::spawn(news::follow(control.events(), output.clone(), acked, announced));
         news::findings(&control.findings(), 0, &output);
 
+        let found = announce_api(&control, &output);
         let state = StateDir::open(args.state_dir.as_deref()).context("cannot make a folder for state")?;
         let around = Surroundings {
             spawner: Spawner::start(output.clone())?,
             output: output.clone(),
             registry: control.registry.clone(),
-            proxy: Arc::new(ProxySettings { xds: control.xds, state: state.path().to_owned() }),
+            proxy: Arc::new(ProxySettings { xds: control.xds, state: state.path().to_owned(), log: log_levels("warn") }),
             java_tool_options: std::env::var("JAVA_TOOL_OPTIONS").ok(),
             quiet: args.quiet,
         };
         let mut pool = PortPool::of_this_machine();
         [control.xds, control.api, control.metrics].iter().for_each(|address| pool.reserve(address.port()));
-        let peers = Peers::new(worlds.clone(), answers);
+        let peers = Peers::new(worlds.clone(), answers, control.proxies().clone());
         let mesh = LocalMesh::new(around, peers.clone(), pool, args.gateway_address);
-        let mut session =
-            Self { args, output, signals, control, worlds, peers, announce, mesh, told: Vec::new(), begun, ready: false, _state: state };
+        let mut session = Self {
+            args,
+            output,
+            signals,
+            control,
+            worlds,
+            peers,
+            announce,
+            mesh,
+            told: Vec::new(),
+            begun,
+            ready: false,
+            _found: found,
+            _state: state,
+        };
         session.first_plan()?;
         Ok(session)
     }
@@ -266,7 +299,7 @@ impl Session {
 
     /// Ends in order, in bounded time; a second signal ends at once.
     async fn end(self) -> ExitCode {
-        let Self { output, mut signals, control, announce, mesh, .. } = self;
+        let Self { output, mut signals, control, announce, mesh, _found, _state, .. } = self;
         announce.send_replace(false);
         output.say("\nEnding: gateways first, then each sidecar and its program (again to end at once)");
         let orderly = tokio::select! {
