@@ -85,9 +85,9 @@ fn settings_inside_a_config_map_keep_their_places() {
 
 #[test]
 fn settings_may_be_a_file_of_their_own() {
-    let parsed = parse_mesh_config("mesh.yaml", "accessLogFile: /dev/stdout\ntrustDomain: example.org\n");
+    let parsed = parse_mesh_config("mesh.yaml", "accessLogFile: /dev/stdout\nrootNamespace: mesh-root\n");
     assert!(parsed.findings.is_empty(), "{:?}", parsed.findings);
-    assert_eq!(parsed.objects[0].mesh_config().map(|m| m.trust_domain.as_str()), Some("example.org"));
+    assert_eq!(parsed.objects[0].mesh_config().map(|m| m.root_namespace.as_str()), Some("mesh-root"));
     let wrapped = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata: {mesh: \"trustDomain: a.b\"}\n";
     let parsed = parse_mesh_config("mesh.yaml", wrapped);
     assert_eq!(parsed.objects.iter().find_map(|o| o.mesh_config()).map(|m| m.trust_domain.as_str()), Some("a.b"));

@@ -42,7 +42,7 @@ message! {
         "configSources" config_sources: Vec<ConfigSource>, pending;
         "enableAutoMtls" enable_auto_mtls: Option<bool>, pending;
         /// `cluster.local` when empty.
-        "trustDomain" trust_domain: String, enforced;
+        "trustDomain" trust_domain: String, pending;
         "trustDomainAliases" trust_domain_aliases: Vec<String>, pending;
         "caCertificates" ca_certificates: Vec<CertificateData>, pending;
         "defaultServiceExportTo" default_service_export_to: Vec<String>, enforced;
