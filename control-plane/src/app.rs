@@ -170,10 +170,10 @@ pub async fn start(bootstrap: Bootstrap) -> anyhow::Result<Running> {
 /// The first look at the files, and generation 1.
 async fn read(bootstrap: &Bootstrap, metrics: &Metrics) -> anyhow::Result<(Store, Review, FileSource, Stop)> {
     let roots = Roots { config: bootstrap.config.clone(), mesh_config: bootstrap.mesh_config.clone() };
-    let metrics = metrics.clone();
+    let (metrics, domain) = (metrics.clone(), bootstrap.cluster_domain.clone());
     let first = tokio::task::spawn_blocking(move || {
         let (source, first, stop) = FileSource::open(roots)?;
-        let mut store = Store::default();
+        let mut store = Store::new(&domain);
         metrics.validated(&store.apply(first.changes, None).tally);
         let review = store.review();
         Ok::<_, MissingRoot>((store, review, source, stop))

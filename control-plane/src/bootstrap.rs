@@ -9,6 +9,7 @@ use std::{
 };
 
 use clap::{Parser, ValueEnum};
+use pillion_api::host::CLUSTER_DOMAIN;
 
 /// Everything that must be known before the start.
 #[derive(Clone, Debug)]
@@ -48,7 +49,6 @@ pub const XDS_PORT: u16 = 15010;
 /// As Istio's monitoring port.
 pub const METRICS_PORT: u16 = 15014;
 pub const API_PORT: u16 = 15080;
-const CLUSTER_DOMAIN: &str = "cluster.local";
 
 fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)

@@ -1,5 +1,7 @@
 //! The whole control plane, over real files and sockets, with a proxy that has no data path.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
@@ -11,6 +13,7 @@ use pillion_control_plane::{
     app::{self, Event, Running, StartError},
     bootstrap::Bootstrap,
     model::instance::{Instance, InstanceId, InstancePort},
+    push::status::SyncState,
 };
 use pillion_xds::{
     node::Node,
@@ -173,6 +176,8 @@ async fn an_edit_reaches_the_proxy_and_a_bad_object_is_quarantined_alone() {
     proxy.until(|state| state.generation > Some(2) && hosts(state) == before).await;
 
     // What the operator sees.
+    let synced = mesh.running.proxies().until(|all| all.iter().all(|proxy| proxy.state == SyncState::Synced));
+    timeout(PATIENCE, synced).await.unwrap();
     let list = mesh.json("/api/v1/proxies").await;
     assert_eq!(list["proxies"][0]["instance"], "client-0");
     assert_eq!(list["proxies"][0]["state"], "synced");

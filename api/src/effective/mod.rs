@@ -62,7 +62,12 @@ impl Effective {
     /// Builds every index. `mesh`: MeshConfig given outside the set (`--mesh-config`); otherwise ConfigMap `istio` of namespace `istio-system`, key
     /// `mesh`, counts.
     pub fn new(set: ObjectSet, mesh: Option<MeshConfig>) -> Self {
-        let mesh = Mesh::new(mesh.unwrap_or_else(|| mesh::of_set(&set)));
+        Self::in_domain(set, mesh, crate::host::CLUSTER_DOMAIN)
+    }
+
+    /// As [`Effective::new`], for a cluster whose services are called `name.namespace.svc.<domain>`.
+    pub fn in_domain(set: ObjectSet, mesh: Option<MeshConfig>, domain: &str) -> Self {
+        let mesh = Mesh { cluster_domain: domain.to_owned(), ..Mesh::new(mesh.unwrap_or_else(|| mesh::of_set(&set))) };
         let inner = Inner {
             services: services::Services::new(&set, &mesh),
             routes: virtual_services::VirtualServices::new(&set, &mesh),

@@ -22,7 +22,7 @@ const FILES: &[(&str, &str)] = &[
 ];
 
 fn admin() -> Admin {
-    let mut store = Store::default();
+    let mut store = Store::new("cluster.local");
     let put = |(file, text): &(&str, &str)| Change::Put { origin: (*file).into(), content: Content::Objects, text: (*text).into() };
     let world = store.apply(FILES.iter().map(put).collect(), None).world.unwrap();
     let history = History::default();

@@ -23,7 +23,7 @@ use std::{
 use pillion_api::{
     analyze::analyze,
     check, code,
-    effective::{Unenforced, unenforced_security},
+    effective::{Effective, Unenforced, unenforced_security},
     finding::{Finding, Place, Severity},
     meta::ObjectRef,
     object::{Kind, Object},
@@ -107,8 +107,9 @@ pub struct Applied {
 }
 
 /// The one owner of objects.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Store {
+    cluster_domain: String,
     files: BTreeMap<Origin, Arc<FileState>>,
     troubles: BTreeMap<Origin, Finding>,
     instances: Instances,
@@ -149,6 +150,18 @@ impl Review {
 }
 
 impl Store {
+    /// Nothing yet. `cluster_domain`: the suffix of service names, `cluster.local` as a rule.
+    pub fn new(cluster_domain: &str) -> Self {
+        Self {
+            cluster_domain: cluster_domain.to_owned(),
+            files: BTreeMap::new(),
+            troubles: BTreeMap::new(),
+            instances: Instances::default(),
+            world: None,
+            duplicates: Vec::new(),
+        }
+    }
+
     /// Applies changes of texts and, if given, a new list of instances. One call makes at most one generation; the first always makes one.
     pub fn apply(&mut self, changes: Vec<Change>, instances: Option<Instances>) -> Applied {
         let mut applied = Applied { reviewable: !changes.is_empty(), ..Applied::default() };
@@ -260,7 +273,8 @@ impl Store {
         let (set, duplicates) = ObjectSet::new(good(Content::Objects).collect::<Vec<_>>());
         self.duplicates = duplicates;
         let generation = self.world.as_ref().map_or(1, |world| world.generation + 1);
-        let world = World::build_with_mesh(generation, set, mesh, self.instances.clone(), self.world.as_deref());
+        let effective = Effective::in_domain(set, mesh, &self.cluster_domain);
+        let world = World::of(generation, effective, self.instances.clone(), self.world.as_deref());
         self.world.insert(Arc::new(world)).clone()
     }
 

@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use pillion_api::{
     effective::{Effective, MeshService},
-    kinds::{DestinationRule, Gateway, MeshConfig, VirtualService, WorkloadEntry},
+    kinds::{DestinationRule, Gateway, VirtualService, WorkloadEntry},
     set::{ObjectIndex, ObjectSet, Of, OfKind},
 };
 
@@ -53,20 +53,13 @@ struct ServiceFacts {
 impl World {
     /// The next generation. MeshConfig comes from the objects (ConfigMap `istio`).
     pub fn build(generation: u64, set: ObjectSet, instances: Instances, previous: Option<&World>) -> Self {
-        Self::build_with_mesh(generation, set, None, instances, previous)
+        Self::of(generation, Effective::new(set, None), instances, previous)
     }
 
-    /// The next generation under a MeshConfig given beside the objects (`--mesh-config`), if any.
+    /// The next generation under these rules of precedence.
     ///
     /// What is equal to the previous generation keeps its revision, so that nothing of it is translated again.
-    pub fn build_with_mesh(
-        generation: u64,
-        set: ObjectSet,
-        mesh: Option<MeshConfig>,
-        instances: Instances,
-        previous: Option<&World>,
-    ) -> Self {
-        let effective = Effective::new(set, mesh);
+    pub fn of(generation: u64, effective: Effective, instances: Instances, previous: Option<&World>) -> Self {
         let mut objects = vec![Revision::default(); effective.set().len()];
         let routes_are_label_sensitive = effective.set().of::<VirtualService>().any(is_label_sensitive);
         revise::<VirtualService>(&effective, previous, &mut objects);

@@ -15,8 +15,13 @@ spec: {hosts: [order], http: [{route: [{destination: {host: order}}]}]}
 ";
 
 /// A store with files that are put in and looked at in short.
-#[derive(Default)]
 struct Files(Store);
+
+impl Default for Files {
+    fn default() -> Self {
+        Self(Store::new("cluster.local"))
+    }
+}
 
 impl Files {
     fn change(&mut self, changes: Vec<Change>) -> Applied {
@@ -59,7 +64,7 @@ fn both() -> String {
 
 #[test]
 fn the_first_round_always_makes_generation_one() {
-    let applied = Store::default().apply(Vec::new(), None);
+    let applied = Store::new("cluster.local").apply(Vec::new(), None);
     assert_eq!(applied.world.unwrap().generation, 1);
 }
 
@@ -208,7 +213,7 @@ fn the_mesh_config_file_beats_the_config_map_and_is_no_object() {
 
 #[test]
 fn instances_make_generations_when_they_differ() {
-    let mut store = Store::default();
+    let mut store = Store::new("cluster.local");
     store.apply(Vec::new(), None);
     let registry = InstanceRegistry::default();
     let id = InstanceId { namespace: "default".into(), name: "a-0".into() };
@@ -242,4 +247,28 @@ fn unenforced_policies_are_listed_as_long_as_they_are_there() {
     assert_eq!(files.0.review().unenforced.len(), 1);
     files.put(&[("a.yaml", "")]);
     assert!(files.0.review().unenforced.is_empty());
+}
+
+#[test]
+fn services_are_called_after_the_domain_of_the_cluster() {
+    let mut store = Store::new("corp.example");
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{name: http, port: 80}]}\n";
+    let world = store.apply(vec![put("a.yaml", service)], None).world.unwrap();
+    assert_eq!(world.effective().services()[0].host, "a.default.svc.corp.example");
+}
+
+#[test]
+fn an_edit_reads_its_own_file_only() {
+    let mut store = Store::new("cluster.local");
+    let text = |n: usize, host: &str| {
+        PRODUCT.replace("name: product", &format!("name: v{n}")).replace("hosts: [product]", &format!("hosts: [{host}]"))
+    };
+    let file = |n: usize| format!("{n:05}.yaml");
+    store.apply((0..500).map(|n| put(&file(n), &text(n, &format!("h{n}")))).collect(), None);
+    let before = store.world().unwrap().clone();
+    let applied = store.apply(vec![put(&file(7), &text(7, "other"))], None);
+    assert_eq!(applied.tally.values().map(|(passed, failed)| passed + failed).sum::<u64>(), 1);
+    let (old, new) = (before.set().objects(), applied.world.unwrap());
+    let kept = old.iter().zip(new.set().objects()).filter(|(old, new)| Arc::ptr_eq(old, new)).count();
+    assert_eq!(kept, 499);
 }

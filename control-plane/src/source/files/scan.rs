@@ -153,7 +153,7 @@ impl Scanner {
             present.insert(origin.clone());
             total += found.metadata.len();
             if let Err(finding) = self.read(&origin, &found, total, now, &mut scan) {
-                troubles.insert(origin, finding);
+                troubles.insert(origin, *finding);
             }
         }
         for (path, finding) in &walk.lost {
@@ -188,10 +188,10 @@ impl Scanner {
     }
 
     /// Reads a file whose stamp is new and notes a change when its bytes are.
-    fn read(&mut self, origin: &Origin, found: &Found, total: u64, now: Instant, scan: &mut Scan) -> Result<(), Finding> {
+    fn read(&mut self, origin: &Origin, found: &Found, total: u64, now: Instant, scan: &mut Scan) -> Result<(), Box<Finding>> {
         let path = &found.path;
         if !found.metadata.is_file() {
-            return Err(trouble(path, UNREADABLE, format!("{} is neither a file nor a folder", shown(path))));
+            return Err(Box::new(trouble(path, UNREADABLE, format!("{} is neither a file nor a folder", shown(path)))));
         }
         let print = Fingerprint::of(&found.metadata);
         let known = self.files.get_mut(origin);
@@ -203,17 +203,17 @@ impl Scanner {
             return Ok(());
         }
         if print.bytes > MAX_FILE_BYTES || total > MAX_TOTAL_BYTES {
-            return Err(too_large(path, print.bytes));
+            return Err(Box::new(too_large(path, print.bytes)));
         }
         let bytes = match read_bounded(path) {
             Ok(Some(bytes)) => bytes,
-            Ok(None) => return Err(too_large(path, print.bytes)),
+            Ok(None) => return Err(Box::new(too_large(path, print.bytes))),
             // It vanished since the walk: the next look will say so.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 scan.again.get_or_insert(now + GRACE);
                 return Ok(());
             }
-            Err(error) => return Err(unreadable(path, &error)),
+            Err(error) => return Err(Box::new(unreadable(path, &error))),
         };
         let settled = print.is_settled();
         let hash = xxh3_128(&bytes);
@@ -232,7 +232,8 @@ impl Scanner {
         }
         let blank = is_blank(&bytes);
         let text = String::from_utf8(bytes).map_err(|error| {
-            trouble(path, UNREADABLE, format!("{} is not UTF-8 text from byte {} on", shown(path), error.utf8_error().valid_up_to()))
+            let message = format!("{} is not UTF-8 text from byte {} on", shown(path), error.utf8_error().valid_up_to());
+            Box::new(trouble(path, UNREADABLE, message))
         })?;
         self.files.insert(origin.clone(), Known { print, settled, hash, blank, missing_since: None });
         scan.changes.push(Change::Put { origin: origin.clone(), content: found.content, text: text.into() });
