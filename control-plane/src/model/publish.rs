@@ -158,10 +158,11 @@ impl Publisher {
             batch = self.batches.recv() => round.batches.push(batch?),
             changed = self.instances.changed() => {
                 changed.ok()?;
-                round.noticed = Instant::now();
                 round.instances = Some(self.instances.borrow_and_update().clone());
             }
         }
+        // The wait for it does not count.
+        round.noticed = Instant::now();
         while let Ok(batch) = self.batches.try_recv() {
             round.batches.push(batch);
         }
