@@ -24,10 +24,12 @@ run *ARGS:
 
 # Whole-mesh tests, release build, with every real peer required.
 e2e *ARGS:
+    cargo build --release --workspace --bins
     PILLION_REQUIRE=all cargo test --release -p pillion-e2e {{ARGS}}
 
 # The long shapes at full length.
 soak *ARGS:
+    cargo build --release --workspace --bins
     PILLION_SOAK=1 PILLION_REQUIRE=all cargo test --release -p pillion-e2e {{ARGS}}
 
 # Paired measurements of the proxy's cost per request.

@@ -167,6 +167,10 @@ async fn no_request_notices_that_the_control_plane_was_killed_and_came_back() {
     let mut control = planes.control_plane();
     let mut proxy = planes.proxy();
     planes.obeys("one").await;
+    eventually("the proxy keeps a copy of its configuration", SOON, || async {
+        fs::read_dir(planes.path("state")).ok()?.next().map(|_| ())
+    })
+    .await;
 
     control.kill().await.expect("the control plane dies");
     let address = format!("127.0.0.1:{}", planes.proxy_port);

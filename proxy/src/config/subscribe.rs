@@ -32,8 +32,8 @@ use crate::telemetry::stats::ProxyStats;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often an address that could not be had is tried again.
 const BIND_AGAIN: Duration = Duration::from_secs(1);
-/// Changes are written to disk together, this long after the first.
-const WRITE_AFTER: Duration = Duration::from_secs(1);
+/// At most one write to disk in this time; the first change is written at once, so that a proxy which dies young leaves a copy.
+const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// How long an ACK waits for workers, which all the while serve requests.
 const TAKE_LIMIT: Duration = Duration::from_secs(1);
 /// Different notes that are logged; the first of a kind says enough.
@@ -445,11 +445,11 @@ async fn keep_time(shared: &Shared) -> Infallible {
 async fn keep_copy(shared: &Arc<Shared>) -> Infallible {
     loop {
         shared.dirty.notified().await;
-        sleep(WRITE_AFTER).await;
         if let Some(write) = shared.write_copy()
             && tokio::task::spawn_blocking(write).await.is_err()
         {
             tracing::error!("writing the last good configuration panicked");
         }
+        sleep(WRITE_EVERY).await;
     }
 }

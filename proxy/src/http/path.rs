@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::body::{Kind, ResponseBody};
 use super::connection::Connection;
 use super::context::RequestContext;
-use super::headers;
+use super::headers::{self, Fields};
 use super::local_reply::{self, RequestError};
 use super::record::LogFacts;
 use super::server::{Incoming, Never, PendingTunnel};
@@ -54,7 +54,8 @@ const MOST_FRESH_MOVES: u32 = 2;
 pub async fn serve(connection: Rc<Connection>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Never> {
     let view = connection.view();
     let mut context = RequestContext::new(connection, view, request.version(), Instant::now());
-    context.grpc = headers::is_grpc(request.headers());
+    let fields = Fields::of(request.headers());
+    context.grpc = fields.has(Fields::CONTENT_TYPE) && headers::is_grpc(request.headers());
     if !context.view.manager.access_log.is_off() {
         context.log = Some(Box::new(log_facts(&request, &context.view.manager)));
     }
@@ -63,7 +64,7 @@ pub async fn serve(connection: Rc<Connection>, request: Request<Incoming>) -> Re
         let opened = Box::pin(tunnel::open(&mut context, request)).await;
         return Ok(opened.unwrap_or_else(|error| answer(context, Err(error))));
     }
-    let outcome = forward(&mut context, request).await;
+    let outcome = forward(&mut context, request, fields).await;
     Ok(answer(context, outcome))
 }
 
@@ -74,10 +75,10 @@ enum Outcome {
     Local(Response<Bytes>),
 }
 
-async fn forward(context: &mut RequestContext, mut request: Request<Incoming>) -> Result<Outcome, RequestError> {
-    let pending = upgrade::wanted(&mut request);
+async fn forward(context: &mut RequestContext, mut request: Request<Incoming>, fields: Fields) -> Result<Outcome, RequestError> {
+    let pending = upgrade::wanted(&mut request, fields);
     let (mut head, body) = request.into_parts();
-    prepare(context, &mut head)?;
+    prepare(context, &mut head, fields)?;
 
     let view = Rc::clone(&context.view);
     let routes = view.routes.as_deref().ok_or(RequestError::NoRouteConfiguration)?;
@@ -91,7 +92,7 @@ async fn forward(context: &mut RequestContext, mut request: Request<Incoming>) -
     }
     match &route.action {
         RouteAction::Forward(forward) => {
-            let plan = Plan { routes, host, route, forward };
+            let plan = Plan { routes, host, route, forward, fields };
             plan.send(context, head, body, pending).await
         }
         RouteAction::Redirect(rule) => {
@@ -109,7 +110,7 @@ async fn forward(context: &mut RequestContext, mut request: Request<Incoming>) -
 }
 
 /// What a request gets whatever its route: a host, a normal path, an id.
-fn prepare(context: &mut RequestContext, head: &mut request::Parts) -> Result<(), RequestError> {
+fn prepare(context: &mut RequestContext, head: &mut request::Parts, fields: Fields) -> Result<(), RequestError> {
     let manager = &context.view.manager;
     if authority(head).is_empty() {
         return Err(RequestError::MissingHost);
@@ -117,7 +118,7 @@ fn prepare(context: &mut RequestContext, head: &mut request::Parts) -> Result<()
     if manager.normalize_path {
         normalise(head, manager.merge_slashes)?;
     }
-    if manager.generate_request_id && !head.headers.contains_key(headers::REQUEST_ID) {
+    if manager.generate_request_id && !fields.has(Fields::REQUEST_ID) {
         let id = headers::request_id(context.connection.worker.random_wide());
         head.headers.insert(headers::REQUEST_ID, id);
         if let Some(log) = &mut context.log {
@@ -127,14 +128,18 @@ fn prepare(context: &mut RequestContext, head: &mut request::Parts) -> Result<()
     if manager.use_remote_address {
         append_forwarded_for(&mut head.headers, context.connection.remote);
         head.headers.insert(headers::FORWARDED_PROTO, HeaderValue::from_static("http"));
-    } else if !head.headers.contains_key(headers::FORWARDED_PROTO) {
+    } else if !fields.has(Fields::FORWARDED_PROTO) {
         head.headers.insert(headers::FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
     if context.view.listener.direction == Direction::Inbound {
-        if let Some(metadata) = head.headers.remove(headers::PEER_METADATA) {
+        if fields.has(Fields::PEER_METADATA)
+            && let Some(metadata) = head.headers.remove(headers::PEER_METADATA)
+        {
             context.peer = context.connection.peer(&metadata);
         }
-        head.headers.remove(headers::PEER_METADATA_ID);
+        if fields.has(Fields::PEER_METADATA_ID) {
+            head.headers.remove(headers::PEER_METADATA_ID);
+        }
     }
     Ok(())
 }
@@ -151,7 +156,9 @@ fn append_forwarded_for(headers: &mut HeaderMap, remote: SocketAddr) {
 }
 
 fn normalise(head: &mut request::Parts, merge: bool) -> Result<(), RequestError> {
-    let Some(mut path) = headers::normalised(head.uri.path(), merge).map_err(|()| RequestError::BadPath)? else { return Ok(()) };
+    let Some(mut path) = headers::normalised(head.uri.path(), merge).map_err(|headers::NoPath| RequestError::BadPath)? else {
+        return Ok(());
+    };
     if let Some(query) = head.uri.query() {
         path.push('?');
         path.push_str(query);
@@ -201,6 +208,8 @@ struct Plan<'v> {
     host: &'v Arc<VirtualHost>,
     route: &'v Arc<Route>,
     forward: &'v Forward,
+    /// Of the request as it came.
+    fields: Fields,
 }
 
 /// A request ready to be sent, however often.
@@ -313,12 +322,14 @@ impl Plan<'_> {
         upgrade: bool,
         http2: bool,
     ) -> Result<(), RequestError> {
+        let mut fields = self.fields;
         if !mutations.is_empty() {
             let rendered = mutate::render(mutations, &RequestFacts { context, head, response: None });
             mutate::apply(mutations, rendered, &mut head.headers);
+            fields = Fields::of(&head.headers);
         }
-        headers::strip_hop_by_hop(&mut head.headers, upgrade);
-        headers::strip_expect(&mut head.headers);
+        headers::strip_hop_by_hop(&mut head.headers, fields, upgrade);
+        headers::strip_expect(&mut head.headers, fields);
         if let Some(path) = rewrite::path(&self.forward.path, &self.route.matches.path, head.uri.path(), head.uri.query()) {
             if let Ok(original) = HeaderValue::from_str(head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str)) {
                 head.headers.insert(headers::ORIGINAL_PATH, original);
@@ -335,7 +346,7 @@ impl Plan<'_> {
         {
             head.headers.append(headers::FORWARDED_HOST, before);
         }
-        self.peer_metadata(context, cluster, &mut head.headers);
+        peer_metadata(context, cluster, &mut head.headers, fields);
         let connection = &context.connection;
         if http2 {
             let authority: Option<Authority> = match (&host, head.uri.authority()) {
@@ -348,24 +359,6 @@ impl Plan<'_> {
             let host = host.or_else(|| head.uri.authority().and_then(|authority| connection.host_of(authority)));
             headers::to_http1(head, host);
             Ok(())
-        }
-    }
-
-    /// Say who calls to other proxies of the mesh, and to nobody else.
-    fn peer_metadata(&self, context: &RequestContext, cluster: &WorkerCluster, headers: &mut HeaderMap) {
-        if context.view.listener.direction == Direction::Inbound {
-            return;
-        }
-        let local = &context.view.view.config.local;
-        match (&local.peer_metadata, &local.peer_metadata_id) {
-            (Some(metadata), Some(id)) if cluster.cluster.sends_peer_metadata => {
-                headers.insert(headers::PEER_METADATA, metadata.clone());
-                headers.insert(headers::PEER_METADATA_ID, id.clone());
-            }
-            _ => {
-                headers.remove(headers::PEER_METADATA);
-                headers.remove(headers::PEER_METADATA_ID);
-            }
         }
     }
 
@@ -395,7 +388,7 @@ impl Plan<'_> {
             let pause = match try_once(context, cluster, &endpoint, &mut outgoing, &mut moves).await {
                 Tried::Answered(answer) => {
                     let head = answer.head();
-                    match attempts.after_response(policy, head.0, head.1, worker.random_if(policy.is_some())) {
+                    match attempts.after_response(policy, head, context.grpc, worker.random_if(policy.is_some())) {
                         Some(pause) if outgoing.restore(context) => pause,
                         _ => {
                             context.note_exhausted(&attempts);
@@ -478,8 +471,12 @@ impl Plan<'_> {
         weighted: Option<&HeaderMutations>,
         upgrade: bool,
     ) {
-        headers::strip_hop_by_hop(&mut head.headers, upgrade);
+        let fields = Fields::of(&head.headers);
+        headers::strip_hop_by_hop(&mut head.headers, fields, upgrade);
         head.version = Version::HTTP_11;
+        if context.view.listener.direction == Direction::Outbound {
+            strip_peer_metadata(&mut head.headers, fields);
+        }
         let mutations = self.mutations(weighted, |route| &route.response_headers, Side::Response);
         if !mutations.is_empty() {
             let rendered = mutate::render(&mutations, &ResponseFacts { context, response: &head.headers, status: head.status });
@@ -489,14 +486,31 @@ impl Plan<'_> {
         if self.host.attempt_count_to_downstream {
             head.headers.insert(headers::ATTEMPT_COUNT, small_number(context.attempts));
         }
-        match context.view.listener.direction {
-            Direction::Outbound => {
-                head.headers.remove(headers::PEER_METADATA);
-                head.headers.remove(headers::PEER_METADATA_ID);
-            }
-            Direction::Inbound => {}
-        }
         set_server(context, &mut head.headers);
+    }
+}
+
+/// Say who calls to other proxies of the mesh, and to nobody else.
+fn peer_metadata(context: &RequestContext, cluster: &WorkerCluster, headers: &mut HeaderMap, fields: Fields) {
+    if context.view.listener.direction == Direction::Inbound {
+        return;
+    }
+    let local = &context.view.view.config.local;
+    match (&local.peer_metadata, &local.peer_metadata_id) {
+        (Some(metadata), Some(id)) if cluster.cluster.sends_peer_metadata => {
+            headers.insert(headers::PEER_METADATA, metadata.clone());
+            headers.insert(headers::PEER_METADATA_ID, id.clone());
+        }
+        _ => strip_peer_metadata(headers, fields),
+    }
+}
+
+fn strip_peer_metadata(headers: &mut HeaderMap, fields: Fields) {
+    if fields.has(Fields::PEER_METADATA) {
+        headers.remove(headers::PEER_METADATA);
+    }
+    if fields.has(Fields::PEER_METADATA_ID) {
+        headers.remove(headers::PEER_METADATA_ID);
     }
 }
 
@@ -525,6 +539,7 @@ impl Moves {
 }
 
 /// How one try ended.
+#[allow(clippy::large_enum_variant)] // The large variant is the frequent one; a box would cost each request an allocation.
 enum Tried {
     Answered(Answer),
     /// Nobody has processed it: again, whatever its method, without counting as a try.
@@ -540,7 +555,8 @@ async fn try_once(
     outgoing: &mut Outgoing,
     moves: &mut Moves,
 ) -> Tried {
-    let now = context.started;
+    let first = context.attempts == 1 && moves.all == 0;
+    let now = if first { context.started } else { Instant::now() };
     let opening = Link::open(&endpoint.pool, &cluster.cluster, &endpoint.endpoint.live, outgoing.http2, now);
     let link = match limited(context, opening).await {
         Ok(Ok(link)) => link,
@@ -616,6 +632,10 @@ async fn limited<F: Future>(context: &mut RequestContext, future: F) -> Result<F
 async fn pause_for(context: &mut RequestContext, pause: Duration) -> Result<(), RequestError> {
     if pause.is_zero() {
         return Ok(());
+    }
+    if let Some(timers) = &mut context.timers {
+        // The try before is over and the next one begins after the pause: no try's time runs meanwhile.
+        timers.begin_try(Instant::now() + pause);
     }
     limited(context, tokio::time::sleep(pause)).await.map_err(|expired| match expired {
         Expired::Request | Expired::Try => RequestError::Timeout,
