@@ -61,3 +61,22 @@ impl Default for ConfigStore {
         Self::new(RuntimeConfig::default())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_is_taken_when_every_worker_has_it() {
+        let taken = Taken::default();
+        taken.by(0).await;
+        taken.by_one_more();
+        assert!(timeout(Duration::from_secs(1), taken.by(2)).await.is_err());
+        let (both, ()) = tokio::join!(timeout(Duration::from_secs(1), taken.by(2)), async { taken.by_one_more() });
+        assert!(both.is_ok());
+    }
+}

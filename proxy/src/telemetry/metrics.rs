@@ -15,8 +15,12 @@ use crate::config::cluster::{PeerLabels, ServiceNames};
 use crate::config::listener::Direction;
 use crate::http::record::{Protocol, ResponseFlags};
 
-/// Series of one metric that are kept apart; what comes after is counted in one series whose labels say `overflow`.
-pub const MAX_SERIES: usize = 10_000;
+/// Series that are kept apart, per metric and reporter: callers choose the labels of inbound series, and shall not push out the others.
+/// What comes after is counted in one series whose labels say `overflow`.
+pub const MAX_SERIES: usize = 5_000;
+/// gRPC's own codes end here; an application's inventions are counted as `UNKNOWN`.
+const MAX_GRPC_STATUS: u16 = 16;
+const UNKNOWN_GRPC_STATUS: u16 = 2;
 
 /// Upper bounds in microseconds. Source: Envoy's default histogram buckets (0.5 ms to 1 h), which Istio keeps.
 const BOUNDS_MICROS: [u64; 19] = [
@@ -49,8 +53,15 @@ const BOUNDS_TEXT: [&str; 19] = [
 /// All series of the process.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    requests: Family<RequestCell>,
-    tcp: Family<TcpCell>,
+    requests: Reported<RequestCell>,
+    tcp: Reported<TcpCell>,
+}
+
+/// A metric's series by who reports them.
+#[derive(Debug)]
+struct Reported<C> {
+    source: Family<C>,
+    destination: Family<C>,
 }
 
 /// A series' cells, each with the worker that writes it.
@@ -115,6 +126,31 @@ impl<C> Default for Family<C> {
     }
 }
 
+impl<C> Default for Reported<C> {
+    fn default() -> Self {
+        Self { source: Family::default(), destination: Family::default() }
+    }
+}
+
+impl<C: Default> Reported<C> {
+    fn by(&self, reporter: Direction) -> &Family<C> {
+        match reporter {
+            Direction::Outbound => &self.source,
+            Direction::Inbound => &self.destination,
+        }
+    }
+
+    fn sums<const N: usize>(&self, read: impl Fn(&C) -> [u64; N]) -> Vec<(Box<str>, [u64; N])> {
+        let mut sums = self.destination.sums(&read);
+        sums.extend(self.source.sums(&read));
+        sums
+    }
+
+    fn series(&self) -> usize {
+        self.source.series.lock().len() + self.destination.series.lock().len()
+    }
+}
+
 impl<C: Default> Family<C> {
     /// The worker's cell of a series. A lock and a look-up: callers keep the cell.
     fn cell(&self, worker: usize, labels: &str, overflow: impl FnOnce() -> String) -> Arc<C> {
@@ -150,16 +186,16 @@ impl<C: Default> Family<C> {
 
 impl Metrics {
     pub fn request_cell(&self, worker: usize, labels: &RequestLabels<'_>) -> Arc<RequestCell> {
-        self.requests.cell(worker, &labels.to_string(), || overflow(labels.reporter, true))
+        self.requests.by(labels.reporter).cell(worker, &labels.to_string(), || overflow(labels.reporter, true))
     }
 
     pub fn tcp_cell(&self, worker: usize, labels: &TcpLabels<'_>) -> Arc<TcpCell> {
-        self.tcp.cell(worker, &labels.to_string(), || overflow(labels.reporter, false))
+        self.tcp.by(labels.reporter).cell(worker, &labels.to_string(), || overflow(labels.reporter, false))
     }
 
     /// Series kept at this time.
     pub fn series(&self) -> usize {
-        self.requests.series.lock().len() + self.tcp.series.lock().len()
+        self.requests.series() + self.tcp.series()
     }
 
     /// Appends Prometheus' text format.
@@ -259,7 +295,8 @@ impl std::fmt::Display for RequestLabels<'_> {
         let Self { reporter, source, destination, service, flags, .. } = *self;
         TcpLabels { reporter, source, destination, service, flags, protocol }.fmt(f)?;
         write!(f, ",response_code=\"{}\"", self.status)?;
-        match self.grpc_status {
+        let known = |status| if status > MAX_GRPC_STATUS { UNKNOWN_GRPC_STATUS } else { status };
+        match self.grpc_status.map(known) {
             Some(status) => write!(f, ",grpc_response_status=\"{status}\""),
             None => f.write_str(",grpc_response_status=\"\""),
         }
@@ -430,6 +467,7 @@ mod tests {
                 RequestLabels { protocol: Protocol::Grpc, grpc_status: Some(14), ..known },
                 "request_protocol=\"grpc\",response_flags=\"-\",connection_security_policy=\"unknown\",response_code=\"200\",grpc_response_status=\"14\"",
             ),
+            ("invented gRPC status", RequestLabels { grpc_status: Some(777), ..known }, "grpc_response_status=\"2\""),
             ("flags", RequestLabels { flags: ResponseFlags::NO_ROUTE_FOUND, status: 404, ..known }, "response_flags=\"NR\""),
         ];
         for (name, labels, want) in cases {
