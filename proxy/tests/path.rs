@@ -1,5 +1,7 @@
 //! The request path against upstreams that misbehave, over HTTP/1.1.
 
+#![allow(clippy::unwrap_used)] // Helpers are test code too.
+
 mod path_support;
 
 use std::time::Duration;

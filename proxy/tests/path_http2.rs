@@ -1,5 +1,7 @@
 //! The request path over HTTP/2: streams, trailers, refusals, GOAWAY, and between the protocols.
 
+#![allow(clippy::unwrap_used)] // Helpers are test code too.
+
 mod path_support;
 
 use std::future::poll_fn;

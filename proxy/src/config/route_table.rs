@@ -701,7 +701,8 @@ mod tests {
 
     #[test]
     fn a_domain_belongs_to_one_virtual_host() {
-        let cases: [(&str, &[(&str, &[&str])]); 3] = [
+        type Hosts<'a> = &'a [(&'a str, &'a [&'a str])];
+        let cases: [(&str, Hosts<'_>); 3] = [
             ("exact", &[("a", &["x"]), ("b", &["X"])]),
             ("suffix", &[("a", &["*.x"]), ("b", &["*.x"])]),
             ("any", &[("a", &["*"]), ("b", &["*"])]),

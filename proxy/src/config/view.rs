@@ -41,7 +41,14 @@ pub struct WorkerCluster {
     /// Endpoints of passthrough clusters, made when asked for.
     dynamic: RefCell<HashMap<SocketAddr, Rc<WorkerEndpoint>, foldhash::fast::RandomState>>,
     /// Addresses of names that passthrough requests asked for, and until when they are good.
-    names: RefCell<HashMap<Box<str>, (Instant, Rc<WorkerEndpoint>), foldhash::fast::RandomState>>,
+    names: RefCell<HashMap<Box<str>, Resolved, foldhash::fast::RandomState>>,
+}
+
+/// What a name was resolved to.
+#[derive(Debug, Clone)]
+struct Resolved {
+    until: Instant,
+    endpoint: Rc<WorkerEndpoint>,
 }
 
 /// An endpoint with this worker's connections to it.
@@ -157,7 +164,7 @@ impl WorkerCluster {
 
     /// The endpoint that a name was resolved to, while that is good.
     pub fn named(&self, authority: &str, now: Instant) -> Option<Rc<WorkerEndpoint>> {
-        self.names.borrow().get(authority).filter(|(until, _)| now < *until).map(|(_, endpoint)| Rc::clone(endpoint))
+        self.names.borrow().get(authority).filter(|known| now < known.until).map(|known| Rc::clone(&known.endpoint))
     }
 
     pub fn remember(&self, authority: &str, until: Instant, endpoint: &Rc<WorkerEndpoint>) {
@@ -165,7 +172,7 @@ impl WorkerCluster {
         if names.len() >= Self::MOST_DYNAMIC {
             names.clear();
         }
-        names.insert(authority.into(), (until, Rc::clone(endpoint)));
+        names.insert(authority.into(), Resolved { until, endpoint: Rc::clone(endpoint) });
     }
 }
 

@@ -18,20 +18,76 @@ pub const PEER_METADATA_ID: HeaderName = HeaderName::from_static("x-envoy-peer-m
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// Which of the fields that a proxy cares for a head has: found in one walk over it, instead of a look-up for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Fields(u16);
+
+impl Fields {
+    pub const CONNECTION: Self = Self(1);
+    pub const KEEP_ALIVE: Self = Self(1 << 1);
+    pub const PROXY_CONNECTION: Self = Self(1 << 2);
+    pub const TRANSFER_ENCODING: Self = Self(1 << 3);
+    pub const UPGRADE: Self = Self(1 << 4);
+    pub const TE: Self = Self(1 << 5);
+    pub const EXPECT: Self = Self(1 << 6);
+    pub const CONTENT_TYPE: Self = Self(1 << 7);
+    pub const REQUEST_ID: Self = Self(1 << 8);
+    pub const FORWARDED_PROTO: Self = Self(1 << 9);
+    pub const PEER_METADATA: Self = Self(1 << 10);
+    pub const PEER_METADATA_ID: Self = Self(1 << 11);
+    /// What belongs to one connection only.
+    const HOP_BY_HOP: Self = Self(0b11_1111);
+
+    pub fn of(headers: &HeaderMap) -> Self {
+        Self(headers.keys().fold(0, |fields, name| fields | Self::bit(name.as_str()).0))
+    }
+
+    fn bit(name: &str) -> Self {
+        // The length first: it tells nearly all names apart from these.
+        match name.len() {
+            2 if name == "te" => Self::TE,
+            6 if name == "expect" => Self::EXPECT,
+            7 if name == "upgrade" => Self::UPGRADE,
+            10 if name == "connection" => Self::CONNECTION,
+            10 if name == "keep-alive" => Self::KEEP_ALIVE,
+            12 if name == "content-type" => Self::CONTENT_TYPE,
+            12 if name == "x-request-id" => Self::REQUEST_ID,
+            16 if name == "proxy-connection" => Self::PROXY_CONNECTION,
+            17 if name == "transfer-encoding" => Self::TRANSFER_ENCODING,
+            17 if name == "x-forwarded-proto" => Self::FORWARDED_PROTO,
+            21 if name == "x-envoy-peer-metadata" => Self::PEER_METADATA,
+            24 if name == "x-envoy-peer-metadata-id" => Self::PEER_METADATA_ID,
+            _ => Self::default(),
+        }
+    }
+
+    /// Whether any of the fields is there.
+    pub const fn has(self, any: Self) -> bool {
+        self.0 & any.0 != 0
+    }
+}
+
 /// Take away what belongs to one connection only: the known fields and those named in `Connection`. `TE: trailers` stays.
 ///
 /// Source: RFC 9110, section 7.6.1. With `upgrade`, `Upgrade` and a plain `Connection: upgrade` stay.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
-    if headers.contains_key(CONNECTION) {
+pub fn strip_hop_by_hop(headers: &mut HeaderMap, fields: Fields, upgrade: bool) {
+    if !fields.has(Fields::HOP_BY_HOP) {
+        return;
+    }
+    if fields.has(Fields::CONNECTION) {
         strip_named(headers, upgrade);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING] {
-        headers.remove(name);
+    if fields.has(Fields(Fields::KEEP_ALIVE.0 | Fields::PROXY_CONNECTION.0 | Fields::TRANSFER_ENCODING.0)) {
+        for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING] {
+            headers.remove(name);
+        }
     }
-    if !upgrade {
+    if fields.has(Fields::UPGRADE) && !upgrade {
         headers.remove(UPGRADE);
     }
-    if let Some(te) = headers.get(TE) {
+    if fields.has(Fields::TE)
+        && let Some(te) = headers.get(TE)
+    {
         let trailers = te.to_str().is_ok_and(|te| te.split(',').any(|word| word.trim().eq_ignore_ascii_case("trailers")));
         if trailers {
             headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -71,8 +127,10 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// The downstream's `Expect: 100-continue` is answered by this proxy, when the body is first asked for.
-pub fn strip_expect(headers: &mut HeaderMap) {
-    headers.remove(EXPECT);
+pub fn strip_expect(headers: &mut HeaderMap, fields: Fields) {
+    if fields.has(Fields::EXPECT) {
+        headers.remove(EXPECT);
+    }
 }
 
 /// Make a head fit for HTTP/1.1: origin form, the host in `Host`.
@@ -105,16 +163,18 @@ pub fn request_id(random: u128) -> HeaderValue {
     let random = random & !(0xf << 76) | (0x4 << 76);
     let random = random & !(0x3 << 62) | (0x2 << 62);
     let mut text = [b'-'; 36];
-    let mut at = 0;
-    for digit in 0..32 {
-        if matches!(at, 8 | 13 | 18 | 23) {
-            at += 1;
-        }
-        text[at] = HEX[(random >> (124 - 4 * digit)) as usize & 0xf];
-        at += 1;
+    // Where each byte's two digits go, around the four dashes.
+    const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+    for (byte, at) in random.to_be_bytes().into_iter().zip(PLACES) {
+        text[at] = HEX[usize::from(byte >> 4)];
+        text[at + 1] = HEX[usize::from(byte & 0xf)];
     }
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
 }
+
+/// A path that has no normal form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoPath;
 
 /// The normal form of a path: `.` and `..` resolved, `\` as `/`, unreserved characters decoded, and with `merge` no `//`.
 ///
@@ -122,7 +182,7 @@ pub fn request_id(random: u128) -> HeaderValue {
 ///
 /// # Errors
 /// When it climbs above the root or holds a malformed escape or NUL.
-pub fn normalised(path: &str, merge: bool) -> Result<Option<String>, ()> {
+pub fn normalised(path: &str, merge: bool) -> Result<Option<String>, NoPath> {
     let bytes = path.as_bytes();
     let suspect =
         bytes.windows(2).any(|pair| pair == b"/." || (merge && pair == b"//")) || bytes.iter().any(|byte| matches!(byte, b'\\' | b'%'));
@@ -137,7 +197,7 @@ pub fn normalised(path: &str, merge: bool) -> Result<Option<String>, ()> {
         match piece {
             b"." | b".." => {
                 if piece == b".." && segments.pop().is_none() {
-                    return Err(());
+                    return Err(NoPath);
                 }
                 if last {
                     segments.push(b"");
@@ -155,10 +215,10 @@ pub fn normalised(path: &str, merge: bool) -> Result<Option<String>, ()> {
     if out.is_empty() {
         out.push(b'/');
     }
-    String::from_utf8(out).map(Some).map_err(|_| ())
+    String::from_utf8(out).map(Some).map_err(|_| NoPath)
 }
 
-fn decode_unreserved(bytes: &[u8]) -> Result<Vec<u8>, ()> {
+fn decode_unreserved(bytes: &[u8]) -> Result<Vec<u8>, NoPath> {
     let mut out = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
     while let Some((byte, after)) = rest.split_first() {
@@ -166,12 +226,12 @@ fn decode_unreserved(bytes: &[u8]) -> Result<Vec<u8>, ()> {
         match byte {
             b'\\' => out.push(b'/'),
             b'%' => {
-                let (digits, after) = rest.split_at_checked(2).ok_or(())?;
-                let text = std::str::from_utf8(digits).map_err(|_| ())?;
-                let value = u8::from_str_radix(text, 16).map_err(|_| ())?;
+                let (digits, after) = rest.split_at_checked(2).ok_or(NoPath)?;
+                let text = std::str::from_utf8(digits).map_err(|_| NoPath)?;
+                let value = u8::from_str_radix(text, 16).map_err(|_| NoPath)?;
                 rest = after;
                 match value {
-                    0 => return Err(()),
+                    0 => return Err(NoPath),
                     value if value.is_ascii_alphanumeric() || b"-._~".contains(&value) => out.push(value),
                     _ => {
                         out.push(b'%');
@@ -232,8 +292,31 @@ mod tests {
         ];
         for (name, upgrade, before, after) in cases {
             let mut headers = map(before);
-            strip_hop_by_hop(&mut headers, upgrade);
+            let fields = Fields::of(&headers);
+            strip_hop_by_hop(&mut headers, fields, upgrade);
             assert_eq!(names(&headers), after, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_field_that_is_looked_for_is_found() {
+        let names = [
+            ("connection", Fields::CONNECTION),
+            ("keep-alive", Fields::KEEP_ALIVE),
+            ("proxy-connection", Fields::PROXY_CONNECTION),
+            ("transfer-encoding", Fields::TRANSFER_ENCODING),
+            ("upgrade", Fields::UPGRADE),
+            ("te", Fields::TE),
+            ("expect", Fields::EXPECT),
+            ("content-type", Fields::CONTENT_TYPE),
+            ("x-request-id", Fields::REQUEST_ID),
+            ("x-forwarded-proto", Fields::FORWARDED_PROTO),
+            ("x-envoy-peer-metadata", Fields::PEER_METADATA),
+            ("x-envoy-peer-metadata-id", Fields::PEER_METADATA_ID),
+            ("x-other", Fields::default()),
+        ];
+        for (name, want) in names {
+            assert_eq!(Fields::of(&map(&[("a", "b"), (name, "x"), ("host", "c")])), want, "{name}");
         }
     }
 
@@ -272,19 +355,19 @@ mod tests {
             ("/a/b", false, Ok(None)),
             ("/a/./b/../c", false, Ok(Some("/a/c"))),
             ("/a/..", false, Ok(Some("/"))),
-            ("/..", false, Err(())),
-            ("/%2e%2E/x", false, Err(())),
+            ("/..", false, Err(NoPath)),
+            ("/%2e%2E/x", false, Err(NoPath)),
             ("/a%2fb", false, Ok(Some("/a%2fb"))),
             ("/%41", false, Ok(Some("/A"))),
             ("/a\\b", false, Ok(Some("/a/b"))),
             ("/a//b", false, Ok(None)),
             ("/a//b/", true, Ok(Some("/a/b/"))),
-            ("/a%", false, Err(())),
-            ("/a%00", false, Err(())),
+            ("/a%", false, Err(NoPath)),
+            ("/a%00", false, Err(NoPath)),
             ("/a/.hidden", false, Ok(Some("/a/.hidden"))),
         ];
         for (path, merge, want) in cases {
-            assert_eq!(normalised(path, merge).as_ref().map(Option::as_deref), want.as_ref().map(|text| *text), "{path}");
+            assert_eq!(normalised(path, merge).as_ref().map(Option::as_deref), want.as_ref().copied(), "{path}");
         }
     }
 

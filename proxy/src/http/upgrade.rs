@@ -7,6 +7,7 @@ use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 
 use super::context::RequestContext;
+use super::headers::Fields;
 use super::local_reply::RequestError;
 use super::server::{Incoming, PendingTunnel, Tunnel};
 use crate::config::listener::HttpManager;
@@ -14,8 +15,8 @@ use crate::config::route_table::Forward;
 use crate::tcp::copy;
 
 /// Take the upgrade out of a request that asks for one. `None`: an ordinary request.
-pub fn wanted(request: &mut Request<Incoming>) -> Option<PendingTunnel> {
-    if request.version() != Version::HTTP_11 || !request.headers().contains_key(UPGRADE) || !names_upgrade(request.headers()) {
+pub fn wanted(request: &mut Request<Incoming>, fields: Fields) -> Option<PendingTunnel> {
+    if !fields.has(Fields::UPGRADE) || request.version() != Version::HTTP_11 || !names_upgrade(request.headers()) {
         return None;
     }
     Some(hyper::upgrade::on(request))

@@ -48,10 +48,7 @@ fn rank(chain: &FilterChain, destination: SocketAddr, sniffed: &Sniffed) -> Opti
         None if rule.destination_ranges.is_empty() => 0,
         None => return None,
     };
-    let name = match server_name(&rule.server_names, sniffed.server_name.as_deref()) {
-        Some(length) => length,
-        None => return None,
-    };
+    let name = server_name(&rule.server_names, sniffed.server_name.as_deref())?;
     let transport = match rule.transport {
         TransportMatch::Any => false,
         TransportMatch::Tls if sniffed.tls => true,

@@ -66,18 +66,18 @@ impl Attempts {
         if wanted { self.grant(policy, random) } else { None }
     }
 
-    /// Whether a response is discarded for another try, and after which pause.
+    /// Whether a response is discarded for another try, and after which pause. `grpc`: of a gRPC request.
     ///
     /// Source: Envoy `RetryStateImpl::wouldRetryFromHeaders`.
     pub fn after_response(
         &mut self,
         policy: Option<&RetryPolicy>,
-        status: StatusCode,
-        headers: &HeaderMap,
+        (status, headers): (StatusCode, &HeaderMap),
+        grpc: bool,
         random: u64,
     ) -> Option<Duration> {
         let policy = policy?;
-        if wants_response_retry(policy, status, headers) { self.grant(policy, random) } else { None }
+        if wants_response_retry(policy, status, headers, grpc) { self.grant(policy, random) } else { None }
     }
 
     fn grant(&mut self, policy: &RetryPolicy, random: u64) -> Option<Duration> {
@@ -91,24 +91,29 @@ impl Attempts {
     }
 }
 
-fn wants_response_retry(policy: &RetryPolicy, status: StatusCode, headers: &HeaderMap) -> bool {
+fn wants_response_retry(policy: &RetryPolicy, status: StatusCode, headers: &HeaderMap, grpc: bool) -> bool {
     const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
     const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
     let on = policy.on;
-    if on == RetryOn::NONE || headers.contains_key(OVERLOADED) {
-        return false;
-    }
-    if headers.contains_key(RATE_LIMITED) {
-        return on.has(RetryOn::ENVOY_RATE_LIMITED);
-    }
     let code = status.as_u16();
-    (on.has(RetryOn::SERVER_ERROR) && (500..600).contains(&code))
+    let wanted = (on.has(RetryOn::SERVER_ERROR) && (500..600).contains(&code))
         || (on.has(RetryOn::GATEWAY_ERROR) && (502..=504).contains(&code))
         || (on.has(RetryOn::RETRIABLE_4XX) && code == 409)
         || (on.has(RetryOn::RETRIABLE_STATUS_CODES) && policy.status_codes.contains(&code))
         || (on.has(RetryOn::RETRIABLE_HEADERS) && policy.headers.iter().any(|wanted| matches_response_header(wanted, headers)))
-        || grpc_condition(headers).is_some_and(|condition| on.has(condition))
+        || (grpc && on.has(GRPC) && grpc_condition(headers).is_some_and(|condition| on.has(condition)));
+    // The headers that overrule are looked for only where there is something to overrule.
+    if !wanted && !on.has(RetryOn::ENVOY_RATE_LIMITED) || headers.contains_key(OVERLOADED) {
+        return false;
+    }
+    if headers.contains_key(RATE_LIMITED) { on.has(RetryOn::ENVOY_RATE_LIMITED) } else { wanted }
 }
+
+const GRPC: RetryOn = RetryOn::GRPC_CANCELLED
+    .and(RetryOn::GRPC_DEADLINE_EXCEEDED)
+    .and(RetryOn::GRPC_INTERNAL)
+    .and(RetryOn::GRPC_RESOURCE_EXHAUSTED)
+    .and(RetryOn::GRPC_UNAVAILABLE);
 
 /// The condition that a trailers-only gRPC reply fulfils.
 fn grpc_condition(headers: &HeaderMap) -> Option<RetryOn> {
@@ -124,11 +129,6 @@ fn grpc_condition(headers: &HeaderMap) -> Option<RetryOn> {
 
 /// Whether a policy can ask for another try after the request was written, so that its head must be kept.
 pub fn may_repeat_written(policy: &RetryPolicy, grpc: bool) -> bool {
-    const GRPC: RetryOn = RetryOn::GRPC_CANCELLED
-        .and(RetryOn::GRPC_DEADLINE_EXCEEDED)
-        .and(RetryOn::GRPC_INTERNAL)
-        .and(RetryOn::GRPC_RESOURCE_EXHAUSTED)
-        .and(RetryOn::GRPC_UNAVAILABLE);
     const WRITTEN: RetryOn = RetryOn::SERVER_ERROR
         .and(RetryOn::GATEWAY_ERROR)
         .and(RetryOn::RESET)
@@ -181,7 +181,8 @@ mod tests {
 
     #[test]
     fn responses_are_retried_by_the_conditions_that_cover_them() {
-        let cases: [(&str, u16, &[(&str, &str)], bool); 13] = [
+        type Headers = &'static [(&'static str, &'static str)];
+        let cases: [(&str, u16, Headers, bool); 13] = [
             ("5xx", 503, &[], true),
             ("5xx", 404, &[], false),
             ("gateway-error", 500, &[], false),
@@ -199,7 +200,7 @@ mod tests {
         for (words, status, headers, want) in cases {
             let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
             let status = StatusCode::from_u16(status).unwrap();
-            let got = Attempts::default().after_response(Some(&policy(words, 1)), status, &headers, 0).is_some();
+            let got = Attempts::default().after_response(Some(&policy(words, 1)), (status, &headers), true, 0).is_some();
             assert_eq!(got, want, "{words} {status} {headers:?}");
         }
     }

@@ -1,5 +1,5 @@
 //! A worker under a hand-built configuration, between scripted upstreams and plain-text clients. All on loopback, all on port 0.
-#![allow(dead_code)] // Each test crate uses its part.
+#![allow(dead_code, clippy::unwrap_used)] // Each test crate uses its part; all of it is test code.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
