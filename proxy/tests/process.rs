@@ -1,6 +1,7 @@
 //! The program as a whole, over real sockets: started from a copy on disk with no control plane, asked through its pages, told to end.
 // Other control planes still send fields that are deprecated.
 #![allow(deprecated)]
+#![allow(clippy::unwrap_used)] // a test's helpers may fail loudly
 
 #[path = "config/wire.rs"]
 #[allow(dead_code)]
