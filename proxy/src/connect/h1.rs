@@ -7,9 +7,6 @@ use std::borrow::Cow;
 use std::error::Error as _;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::client::conn::http1;
@@ -19,21 +16,15 @@ use tokio::time::Instant;
 
 use super::Failure;
 use super::pool::OpenConnection;
-use super::stream::Upstream;
 use crate::http::server::Incoming;
 use crate::retry::replay::RequestBody;
 
 /// Response heads beyond this are a protocol error. Source: Envoy's `max_response_headers_kb` (60).
 const MAX_RESPONSE_HEADER_BYTES: usize = 60 << 10;
-/// A connection that rested at least this long is asked for EOF before it gets a request: the reactor may not have told yet.
-/// A connection in constant use is spared the system call.
-const LOOK_AFTER: Duration = Duration::from_micros(100);
-
 /// One connection, free to send.
 #[derive(Debug)]
 pub struct Sender {
     inner: http1::SendRequest<RequestBody>,
-    look: Arc<AtomicBool>,
     /// When it became free.
     pub since: Instant,
     /// Requests sent so far.
@@ -44,16 +35,15 @@ pub struct Sender {
 /// Start the codec on a socket; its task ends with the connection.
 pub async fn open(stream: TcpStream, opened: Rc<OpenConnection>, now: Instant) -> Result<Sender, Failure> {
     let local = stream.local_addr().ok();
-    let (upstream, look) = Upstream::new(stream);
     let handshake =
-        http1::Builder::new().max_header_size(MAX_RESPONSE_HEADER_BYTES).handshake::<_, RequestBody>(TokioIo::new(upstream)).await;
+        http1::Builder::new().max_header_size(MAX_RESPONSE_HEADER_BYTES).handshake::<_, RequestBody>(TokioIo::new(stream)).await;
     let (inner, connection) = handshake.map_err(|error| Failure::Terminated(Cow::Owned(error.to_string())))?;
     tokio::task::spawn_local(async move {
         // How it ended is told to the request in flight, if any.
         let _ = connection.with_upgrades().await;
         drop(opened);
     });
-    Ok(Sender { inner, look, since: now, requests: 0, local })
+    Ok(Sender { inner, since: now, requests: 0, local })
 }
 
 impl Sender {
@@ -68,12 +58,12 @@ impl Sender {
 
     /// Send one request.
     ///
+    /// A connection that the peer has closed is not written to: the codec reads before it takes a request, and the reactor, which has just
+    /// reported the downstream's bytes, has reported an EOF that came before them too.
+    ///
     /// # Errors
     /// Says how far it got: [`Failure::Unsent`] gives the request back.
-    pub async fn send(&mut self, request: Request<RequestBody>, now: Instant) -> Result<Response<Incoming>, Failure> {
-        if self.requests > 0 && now.saturating_duration_since(self.since) >= LOOK_AFTER {
-            self.look.store(true, Ordering::Relaxed);
-        }
+    pub async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, Failure> {
         self.requests += 1;
         match self.inner.try_send_request(request).await {
             Ok(response) => Ok(response),

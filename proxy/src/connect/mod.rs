@@ -66,10 +66,10 @@ impl Link {
     ///
     /// # Errors
     /// Says how far it got.
-    pub async fn send(self, request: Request<RequestBody>, now: Instant) -> Result<Answer, Failure> {
+    pub async fn send(self, request: Request<RequestBody>) -> Result<Answer, Failure> {
         match self {
             Self::Http1(mut sender) => {
-                let response = sender.send(request, now).await?;
+                let response = sender.send(request).await?;
                 Ok(Answer::Http1(response, sender))
             }
             Self::Http2(connection) => h2::send(&connection, request).await.map(Answer::Http2),

@@ -1,12 +1,12 @@
-//! Byte streams of both sides, and the little that is watched on them.
+//! Byte streams of downstreams, and the little that is watched on them.
 //!
-//! In:  accepted or dialled sockets, and tunnels opened by `CONNECT`.
-//! Out: [`Downstream`] for `http::server` and `tcp`, [`Upstream`] for `connect::{h1, h2}` and `tcp`.
+//! In:  accepted sockets, and tunnels opened by `CONNECT`.
+//! Out: [`Downstream`] for `http::server` and `tcp`.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
@@ -129,61 +129,5 @@ impl AsyncWrite for Downstream {
             Transport::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Transport::Tunnel(tunnel) => Pin::new(tunnel).poll_shutdown(cx),
         }
-    }
-}
-
-/// An upstream's byte stream. On demand it asks the socket itself for EOF, which the reactor may not have reported yet.
-#[derive(Debug)]
-pub struct Upstream {
-    stream: TcpStream,
-    look: Arc<AtomicBool>,
-}
-
-impl Upstream {
-    /// The stream, and the switch that makes the next read look at the socket even if no readiness is known.
-    pub fn new(stream: TcpStream) -> (Self, Arc<AtomicBool>) {
-        let look = Arc::new(AtomicBool::new(false));
-        (Self { stream, look: Arc::clone(&look) }, look)
-    }
-}
-
-impl AsyncRead for Upstream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.look.load(Ordering::Relaxed) {
-            this.look.store(false, Ordering::Relaxed);
-            let mut byte = [0_u8; 1];
-            let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
-            match rustix::net::recv(&this.stream, &mut byte, flags) {
-                // The peer has closed: report EOF, so that the codec gives the unsent request back.
-                Ok((0, _)) => return Poll::Ready(Ok(())),
-                Ok(_) => return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "bytes before a request"))),
-                Err(rustix::io::Errno::AGAIN) => {}
-                Err(error) => return Poll::Ready(Err(error.into())),
-            }
-        }
-        Pin::new(&mut this.stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Upstream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }

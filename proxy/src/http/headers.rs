@@ -2,6 +2,8 @@
 //!
 //! In:  heads as received. Out: heads as passed on.
 
+use std::time::Duration;
+
 use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version, request};
@@ -155,6 +157,24 @@ pub fn to_http2(head: &mut request::Parts, authority: Authority) -> Option<()> {
     head.headers.remove(HOST);
     head.version = Version::HTTP_2;
     Some(())
+}
+
+/// Header values of small numbers, made without allocation.
+pub fn small_number(number: u32) -> HeaderValue {
+    const SMALL: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    match SMALL.get(number as usize) {
+        Some(text) => HeaderValue::from_static(text),
+        None => HeaderValue::from(number),
+    }
+}
+
+/// A time in whole milliseconds.
+pub fn milliseconds(time: Duration) -> HeaderValue {
+    let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    match u32::try_from(milliseconds) {
+        Ok(small) if small < 10 => small_number(small),
+        _ => HeaderValue::from(milliseconds),
+    }
 }
 
 /// A fresh `x-request-id`: a random UUID (version 4).

@@ -3,12 +3,15 @@
 //! In:  byte streams of downstreams, the worker's view.
 //! Out: responses, and one [`record::RequestRecord`] per exchange.
 
+pub mod attempt;
 pub mod body;
 pub mod connection;
 pub mod context;
+pub mod facts;
 pub mod headers;
 pub mod local_reply;
 pub mod path;
+pub mod plan;
 pub mod record;
 pub mod server;
 pub mod tunnel;

@@ -1,0 +1,325 @@
+//! From a route that forwards to a request as sent, and from the upstream's head to the response's.
+//!
+//! In:  the route with the configuration around it, heads as received. Out: heads as passed on.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, request, response};
+use http_body::Body as _;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::attempt::{Outgoing, copy};
+use super::body::Kind;
+use super::context::RequestContext;
+use super::facts::{RequestFacts, ResponseFacts};
+use super::headers::{self, Fields};
+use super::local_reply::{self, RequestError};
+use super::path::{Outcome, authority, look, set_path, set_server};
+use super::server::{Incoming, PendingTunnel};
+use super::upgrade;
+use crate::config::cluster::{ClusterKind, UpstreamProtocol};
+use crate::config::listener::Direction;
+use crate::config::route_table::{Forward, HeaderMutations, HostRewrite, RetryPolicy, Route, RouteTable, VirtualHost, WeightedCluster};
+use crate::config::view::WorkerCluster;
+use crate::connect::{Answer, Failure};
+use crate::retry::attempts::may_repeat_written;
+use crate::retry::replay::{RequestBody, RequestStream};
+use crate::retry::timeout::{self, Timers};
+use crate::route::select::{Chosen, choose, matches_header};
+use crate::route::{mutate, rewrite};
+
+/// Bytes of a request's body kept where only the peer's refusal of a stream can ask for another try.
+const KEPT_FOR_REFUSALS: usize = 64 << 10;
+
+/// A route that forwards, with the configuration around it.
+pub struct Plan<'v> {
+    pub routes: &'v RouteTable,
+    pub host: &'v Arc<VirtualHost>,
+    pub route: &'v Arc<Route>,
+    pub forward: &'v Forward,
+    /// Of the request as it came.
+    pub fields: Fields,
+}
+
+impl<'v> Plan<'v> {
+    /// Make the request ready to be sent: choose the cluster, set the clocks, turn the head as received into the head as sent.
+    ///
+    /// # Errors
+    /// When there is no cluster, the upgrade is not allowed, or the head makes no request.
+    pub fn outgoing(
+        &self,
+        context: &mut RequestContext,
+        mut head: request::Parts,
+        body: Incoming,
+        upgrade: bool,
+    ) -> Result<Outgoing<'v>, RequestError> {
+        let forward = self.forward;
+        if upgrade {
+            upgrade::check(&head.headers, &context.view.manager, forward)?;
+        }
+        let (cluster, weighted) = self.cluster(context, &head.headers)?;
+        let policy = forward.retry.as_deref().filter(|policy| self.may_retry(policy, &head, context.grpc));
+        self.limit(context, policy, &head);
+        let http2 = !upgrade
+            && match cluster.cluster.protocol {
+                UpstreamProtocol::Http1 => false,
+                UpstreamProtocol::Http2 => true,
+                UpstreamProtocol::Downstream => context.version == Version::HTTP_2,
+            };
+        let dynamic = matches!(cluster.cluster.kind, ClusterKind::DynamicForwardProxy);
+        let name = dynamic.then(|| authority(&head).into());
+        if mutate::asks_for_request(&self.mutations(weighted, Side::Response)) {
+            context.asked = Some(Box::new(copy(&head)));
+        }
+        self.rewrite(context, &mut head, &cluster, weighted, Shape { upgrade, http2 })?;
+        let kept = http2 || policy.is_some_and(|policy| may_repeat_written(policy, context.grpc));
+        let body = first_body(context, body, policy, kept);
+        let attempt_count = self.host.attempt_count_to_upstream;
+        Ok(Outgoing { head: Some(head), body: Some(body), cluster, weighted, policy, kept, http2, attempt_count, name })
+    }
+
+    fn cluster(
+        &self,
+        context: &mut RequestContext,
+        headers: &HeaderMap,
+    ) -> Result<(Rc<WorkerCluster>, Option<&'v WeightedCluster>), RequestError> {
+        let missing = || RequestError::NoCluster { status: self.forward.cluster_not_found };
+        let chosen = choose(&self.forward.cluster, headers, || context.connection.worker.random());
+        let (name, weighted) = match &chosen {
+            Chosen::Cluster(name) => (*name, None),
+            Chosen::Weighted(entry) => (&entry.name, Some(*entry)),
+            Chosen::Named(name) => (name, None),
+            Chosen::None => return Err(missing()),
+        };
+        let cluster = context.view.view.cluster(name).ok_or_else(missing)?;
+        context.cluster = Some(Rc::clone(&cluster));
+        Ok((cluster, weighted))
+    }
+
+    fn may_retry(&self, policy: &RetryPolicy, head: &request::Parts, grpc: bool) -> bool {
+        policy.request_headers.is_empty() || policy.request_headers.iter().any(|wanted| matches_header(wanted, &look(head, grpc)))
+    }
+
+    /// Set the clocks of the exchange.
+    fn limit(&self, context: &mut RequestContext, policy: Option<&RetryPolicy>, head: &request::Parts) {
+        let asked = if context.grpc { head.headers.get("grpc-timeout") } else { None };
+        let request = timeout::effective(self.forward.timeout, self.forward.grpc_timeout, asked);
+        let per_try = policy.and_then(|policy| policy.per_try_timeout);
+        let idle = self.forward.idle_timeout.unwrap_or(context.view.manager.stream_idle_timeout);
+        context.timers = Timers::new(request, per_try, idle, context.started);
+    }
+
+    /// Header changes that apply, innermost first; usually none.
+    fn mutations(&self, weighted: Option<&'v WeightedCluster>, side: Side) -> Mutations<'v> {
+        let lists = match side {
+            Side::Request => [&self.route.request_headers, &self.host.request_headers, &self.routes.request_headers],
+            Side::Response => [&self.route.response_headers, &self.host.response_headers, &self.routes.response_headers],
+        };
+        let of_entry = weighted.map(|entry| match side {
+            Side::Request => &entry.request_headers,
+            Side::Response => &entry.response_headers,
+        });
+        of_entry.into_iter().chain(lists).filter(|list| !list.is_empty()).collect()
+    }
+
+    /// Turn the head as received into the head as sent.
+    fn rewrite(
+        &self,
+        context: &RequestContext,
+        head: &mut request::Parts,
+        cluster: &WorkerCluster,
+        weighted: Option<&'v WeightedCluster>,
+        shape: Shape,
+    ) -> Result<(), RequestError> {
+        let mutations = self.mutations(weighted, Side::Request);
+        let mut fields = self.fields;
+        if !mutations.is_empty() {
+            let rendered = mutate::render(&mutations, &RequestFacts { context, head, response: None });
+            mutate::apply(&mutations, rendered, &mut head.headers);
+            fields = Fields::of(&head.headers);
+        }
+        headers::strip_hop_by_hop(&mut head.headers, fields, shape.upgrade);
+        headers::strip_expect(&mut head.headers, fields);
+        if let Some(path) = rewrite::path(&self.forward.path, &self.route.matches.path, head.uri.path(), head.uri.query()) {
+            if let Ok(original) = HeaderValue::from_str(head.uri.path_and_query().map_or("/", PathAndQuery::as_str)) {
+                head.headers.insert(headers::ORIGINAL_PATH, original);
+            }
+            set_path(&mut head.uri, path).ok_or(RequestError::BadPath)?;
+        }
+        let host = match &self.forward.host {
+            HostRewrite::Literal(host) => Some(host.clone()),
+            HostRewrite::Header(name) => head.headers.get(name).cloned(),
+            HostRewrite::None => weighted.and_then(|entry| entry.host.clone()),
+        };
+        if let (Some(_), true) = (&host, self.forward.append_forwarded_host)
+            && let Ok(before) = HeaderValue::from_str(authority(head))
+        {
+            head.headers.append(headers::FORWARDED_HOST, before);
+        }
+        peer_metadata(context, cluster, &mut head.headers, fields);
+        let connection = &context.connection;
+        if shape.http2 {
+            let authority: Option<Authority> = match (&host, head.uri.authority()) {
+                (Some(host), _) => connection.authority_of(host),
+                (None, Some(authority)) => Some(authority.clone()),
+                (None, None) => head.headers.get(HOST).and_then(|host| connection.authority_of(host)),
+            };
+            headers::to_http2(head, authority.ok_or(RequestError::MissingHost)?).ok_or(RequestError::BadPath)
+        } else {
+            let host = host.or_else(|| head.uri.authority().and_then(|authority| connection.host_of(authority)));
+            headers::to_http1(head, host);
+            Ok(())
+        }
+    }
+
+    /// Turn the upstream's head into the downstream's.
+    pub fn respond(
+        &self,
+        context: &mut RequestContext,
+        answer: Answer,
+        pending: Option<PendingTunnel>,
+        weighted: Option<&'v WeightedCluster>,
+    ) -> Outcome {
+        context.details = Cow::Borrowed("via_upstream");
+        let now = Instant::now();
+        let waited = now.saturating_duration_since(context.request_complete().unwrap_or(context.started));
+        context.service_time = Some(waited);
+        if let Some(stream) = &context.stream {
+            stream.keep_no_more();
+        }
+        let (mut head, kind) = match answer {
+            Answer::Http1(response, _) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                let Some(pending) = pending else { return protocol_error(context) };
+                let (mut head, body) = response.into_parts();
+                self.decorate(context, &mut head, waited, weighted, true);
+                return Outcome::Upgraded(Box::new(Response::from_parts(head, body)), pending);
+            }
+            Answer::Http1(response, sender) => {
+                context.lease = Some(sender);
+                let (head, body) = response.into_parts();
+                (head, Kind::Http1(body))
+            }
+            Answer::Http2(response) => {
+                let (head, body) = response.into_parts();
+                (head, Kind::Http2(body))
+            }
+        };
+        self.decorate(context, &mut head, waited, weighted, false);
+        Outcome::Upstream(Response::from_parts(head, kind))
+    }
+
+    fn decorate(
+        &self,
+        context: &RequestContext,
+        head: &mut response::Parts,
+        waited: Duration,
+        weighted: Option<&'v WeightedCluster>,
+        upgrade: bool,
+    ) {
+        let fields = Fields::of(&head.headers);
+        headers::strip_hop_by_hop(&mut head.headers, fields, upgrade);
+        head.version = Version::HTTP_11;
+        if context.view.listener.direction == Direction::Outbound {
+            strip_peer_metadata(&mut head.headers, fields);
+        }
+        let mutations = self.mutations(weighted, Side::Response);
+        if !mutations.is_empty() {
+            let rendered = mutate::render(&mutations, &ResponseFacts { context, response: &head.headers, status: head.status });
+            mutate::apply(&mutations, rendered, &mut head.headers);
+        }
+        head.headers.insert(headers::UPSTREAM_SERVICE_TIME, headers::milliseconds(waited));
+        if self.host.attempt_count_to_downstream {
+            head.headers.insert(headers::ATTEMPT_COUNT, headers::small_number(context.attempts));
+        }
+        set_server(context, &mut head.headers);
+    }
+}
+
+/// The protocol that a request is sent in.
+#[derive(Clone, Copy)]
+struct Shape {
+    upgrade: bool,
+    http2: bool,
+}
+
+/// The body of the first try, kept as far as another one may need it.
+fn first_body(context: &mut RequestContext, body: Incoming, policy: Option<&RetryPolicy>, kept: bool) -> RequestBody {
+    if body.is_end_stream() {
+        return RequestBody::EMPTY;
+    }
+    let limit = match policy {
+        Some(policy) if kept => policy.buffer_limit,
+        _ if kept => KEPT_FOR_REFUSALS,
+        _ => 0,
+    };
+    let stream = RequestStream::new(body, limit);
+    let body = RequestBody::first(&stream);
+    context.stream = Some(stream);
+    body
+}
+
+/// Say who calls to other proxies of the mesh, and to nobody else.
+fn peer_metadata(context: &RequestContext, cluster: &WorkerCluster, headers: &mut HeaderMap, fields: Fields) {
+    if context.view.listener.direction == Direction::Inbound {
+        return;
+    }
+    let local = &context.view.view.config.local;
+    match (&local.peer_metadata, &local.peer_metadata_id) {
+        (Some(metadata), Some(id)) if cluster.cluster.sends_peer_metadata => {
+            headers.insert(headers::PEER_METADATA, metadata.clone());
+            headers.insert(headers::PEER_METADATA_ID, id.clone());
+        }
+        _ => strip_peer_metadata(headers, fields),
+    }
+}
+
+fn strip_peer_metadata(headers: &mut HeaderMap, fields: Fields) {
+    if fields.has(Fields::PEER_METADATA) {
+        headers.remove(headers::PEER_METADATA);
+    }
+    if fields.has(Fields::PEER_METADATA_ID) {
+        headers.remove(headers::PEER_METADATA_ID);
+    }
+}
+
+type Mutations<'m> = SmallVec<[&'m HeaderMutations; 4]>;
+
+#[derive(Clone, Copy)]
+enum Side {
+    Request,
+    Response,
+}
+
+/// A 101 that nobody asked for.
+fn protocol_error(context: &mut RequestContext) -> Outcome {
+    let failure = Failure::Protocol(Cow::Borrowed("unexpected 101"));
+    let reply = RequestError::Upstream { failure, retried: false, exhausted: false }.reply();
+    context.flag(reply.flags);
+    let response = local_reply::response(&reply, context.grpc);
+    context.details = reply.details;
+    Outcome::Local(response)
+}
+
+/// Apply the route's changes to what the route answers itself.
+pub fn decorate_local(
+    context: &RequestContext,
+    (routes, host, route): (&RouteTable, &VirtualHost, &Route),
+    head: &request::Parts,
+    mut response: Response<Bytes>,
+) -> Response<Bytes> {
+    let lists = [&route.response_headers, &host.response_headers, &routes.response_headers];
+    let lists: Mutations<'_> = lists.into_iter().filter(|list| !list.is_empty()).collect();
+    if !lists.is_empty() {
+        let (status, before) = (response.status(), response.headers().clone());
+        let rendered = mutate::render(&lists, &RequestFacts { context, head, response: Some((status, &before)) });
+        mutate::apply(&lists, rendered, response.headers_mut());
+    }
+    response
+}
