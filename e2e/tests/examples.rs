@@ -47,7 +47,8 @@ async fn canary_splits_ninety_to_ten_within_one_percent_and_obeys_an_edit() {
 async fn header_routing_sends_testers_to_v2_and_everybody_else_to_v1() {
     let mesh = Mesh::example("header-routing").await;
     let outbound = mesh.outbound("visitor");
-    let cases: &[(&str, &str, &[(&str, &str)], u16, &str)] = &[
+    type Headers = &'static [(&'static str, &'static str)];
+    let cases: &[(&str, &str, Headers, u16, &str)] = &[
         ("everybody", PRODUCT, &[], 200, "v1"),
         ("a tester's header", PRODUCT, &[("x-user", "tester")], 200, "v2"),
         ("another's header", PRODUCT, &[("x-user", "testers")], 200, "v1"),
