@@ -1,5 +1,6 @@
 //! `pillion child`: what the mesh starts dies with the mesh.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test fails where something is not there")]
 
 use std::{
     io::{BufRead, BufReader},

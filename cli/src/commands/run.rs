@@ -9,6 +9,8 @@ use std::{
     process::ExitCode,
 };
 
+use pillion_control_plane::bootstrap::address;
+
 use crate::local::output::Logs;
 
 const EXAMPLES: &str = "\
@@ -36,14 +38,14 @@ pub struct Args {
     /// Whose lines to show.
     #[arg(long, value_enum, default_value_t = Logs::All)]
     pub logs: Logs,
-    /// Address of the control plane's HTTP API [default: 127.0.0.1:15080, or a free port near it]. Port 0 picks one.
-    #[arg(long, value_name = "ADDR")]
+    /// Address of the control plane's HTTP API [default: 127.0.0.1:15080, or a free port near it]. A port alone will do; 0 picks one.
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub api: Option<SocketAddr>,
     /// Address of the control plane's metrics [default: 127.0.0.1:15014, or a free port near it].
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub metrics: Option<SocketAddr>,
     /// Address of xDS, plaintext [default: 127.0.0.1:15010, or a free port near it].
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub xds: Option<SocketAddr>,
     /// Address that gateways listen on.
     #[arg(long, value_name = "IP", default_value_t = Ipv4Addr::LOCALHOST)]

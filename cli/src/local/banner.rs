@@ -15,6 +15,8 @@ const MOST_LINES: usize = 16;
 pub struct Facts {
     pub seconds: f64,
     pub generation: u64,
+    /// Sidecars and gateways.
+    pub proxies: usize,
     pub workloads: Vec<ReplicaAddress>,
     pub gateways: Vec<GatewayAddress>,
     /// A gateway's ports that are served elsewhere: (logical, real).
@@ -39,13 +41,14 @@ pub fn card(facts: &Facts) -> String {
 
 fn write_card(out: &mut String, facts: &Facts) -> std::fmt::Result {
     let started = facts.workloads.iter().filter(|workload| workload.pid.is_some()).count();
-    let proxies = facts.workloads.len() + facts.gateways.len().min(1);
     writeln!(
         out,
-        "\nThe mesh is ready after {:.1} s: {started} programs, {proxies} proxies, generation {}.\n",
-        facts.seconds, facts.generation
+        "\nThe mesh is ready after {:.1} s: {started} programs, {} proxies, generation {}.\n",
+        facts.seconds, facts.proxies, facts.generation
     )?;
-    workloads(out, &facts.workloads)?;
+    if !facts.workloads.is_empty() {
+        workloads(out, &facts.workloads)?;
+    }
     for gateway in &facts.gateways {
         writeln!(out, "  gateway {}/{}  {}", gateway.namespace, gateway.name, gateway.url)?;
     }
@@ -116,8 +119,9 @@ mod tests {
 
     fn facts() -> Facts {
         Facts {
-            seconds: 3.14,
+            seconds: 3.06,
             generation: 4,
+            proxies: 1,
             workloads: vec![ReplicaAddress {
                 namespace: "default".into(),
                 name: "product-v1".into(),

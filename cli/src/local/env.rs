@@ -91,9 +91,9 @@ pub fn expand(text: &str, variables: &BTreeMap<String, String>) -> String {
     while let Some(at) = rest.find('$') {
         out.push_str(&rest[..at]);
         let tail = &rest[at..];
-        if tail.starts_with("$$") {
+        if let Some(after) = tail.strip_prefix("$$") {
             out.push('$');
-            rest = &tail[2..];
+            rest = after;
             continue;
         }
         match tail.strip_prefix("$(").and_then(|inner| inner.split_once(')')) {

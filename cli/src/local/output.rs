@@ -113,6 +113,7 @@ impl Output {
         let (messages, incoming) = mpsc::channel();
         let waiting = Arc::new(AtomicUsize::new(0));
         let count = waiting.clone();
+        watch_reader(broken.clone())?;
         let thread = std::thread::Builder::new().name("output".into()).spawn(move || print(&incoming, json, &count, &broken))?;
         let output = Self(Arc::new(Shared { messages, waiting, dropped: AtomicUsize::new(0), json, logs, last: Mutex::default() }));
         Ok((output.clone(), Printer { output, thread }))
@@ -198,6 +199,32 @@ impl Output {
         // The thread ends only after `finish`: what comes later is not worth a line.
         let _ = self.0.messages.send(message);
     }
+}
+
+/// Cancels `broken` when the reader of standard output has gone, also while nothing is written: a mesh that a script started ends with it.
+fn watch_reader(broken: CancellationToken) -> std::io::Result<()> {
+    use rustix::{
+        event::{PollFd, PollFlags, poll},
+        fs::{FileType, fstat},
+    };
+    let kind = fstat(std::io::stdout()).map(|stat| FileType::from_raw_mode(stat.st_mode));
+    // A terminal says it by a signal, and a file never.
+    if !matches!(kind, Ok(FileType::Fifo | FileType::Socket)) {
+        return Ok(());
+    }
+    let watch = move || {
+        let stdout = std::io::stdout();
+        let gone = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
+        loop {
+            let mut asked = [PollFd::new(&stdout, PollFlags::empty())];
+            match poll(&mut asked, None) {
+                Ok(_) if asked[0].revents().intersects(gone) => return broken.cancel(),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+    };
+    std::thread::Builder::new().name("reader".into()).spawn(watch).map(drop)
 }
 
 fn print(incoming: &mpsc::Receiver<Message>, json: bool, waiting: &AtomicUsize, broken: &CancellationToken) {

@@ -276,7 +276,8 @@ mod tests {
 
     #[test]
     fn ports_skip_what_is_busy_fixed_or_another_mesh() {
-        let cases: [(&str, &'static [u16], &'static [u16], Option<u16>, u16); 5] = [
+        type Case = (&'static str, &'static [u16], &'static [u16], Option<u16>, u16);
+        let cases: [Case; 5] = [
             ("nothing in the way", &[], &[], None, 20_001),
             ("a listener", &[20_001, 20_002], &[], None, 20_003),
             ("a fixed port", &[], &[], Some(20_001), 20_002),

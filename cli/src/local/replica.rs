@@ -173,7 +173,7 @@ pub struct Replica {
     program: Option<Supervised>,
     readiness: ReadinessCell,
     program_watcher: Option<Watcher>,
-    _proxy_watcher: Watcher,
+    proxy_watcher: Watcher,
     around: Surroundings,
 }
 
@@ -186,9 +186,9 @@ impl Replica {
         let proxy = Supervised::start(proxy_process(&plan, &addresses, around), PROXY_GRACE, around);
         let expect = proxy_expectation(&plan, &addresses);
         let watcher = watch(readiness.clone(), Half::Proxy, Some(proxy.state.clone()), expect);
-        let _proxy_watcher = Watcher(tokio::spawn(watcher));
+        let proxy_watcher = Watcher(tokio::spawn(watcher));
         let mut replica =
-            Self { plan, addresses, proxy, program: None, readiness, program_watcher: None, _proxy_watcher, around: around.clone() };
+            Self { plan, addresses, proxy, program: None, readiness, program_watcher: None, proxy_watcher, around: around.clone() };
         replica.start_program();
         replica
     }
@@ -238,7 +238,8 @@ impl Replica {
 
     /// Ends the sidecar (which finishes its requests), then the program.
     pub async fn end(mut self) {
-        self.program_watcher = None;
+        // Nobody needs to hear of the end of every process when the whole mesh ends.
+        drop((self.program_watcher.take(), self.proxy_watcher));
         self.proxy.end().await;
         if let Some(program) = self.program.take() {
             program.end().await;

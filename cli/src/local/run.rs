@@ -275,6 +275,7 @@ impl Session {
         Facts {
             seconds: self.begun.elapsed().as_secs_f64(),
             generation,
+            proxies: self.mesh.proxies(),
             workloads: ready.workloads.clone(),
             gateways: ready.gateways.clone(),
             moved: self.mesh.moved_ports(),

@@ -6,9 +6,16 @@
 use std::{
     fs::DirBuilder,
     io,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
 };
+
+use rustix::{
+    io::Errno,
+    process::{Pid, test_kill_process},
+};
+
+const PREFIX: &str = "pillion-mesh-";
 
 /// A folder for state, readable by this user only.
 #[derive(Debug)]
@@ -27,7 +34,8 @@ impl StateDir {
             return Ok(Self { path: std::path::absolute(path)?, temporary: false });
         }
         let parent = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir()).unwrap_or_else(std::env::temp_dir);
-        let path = parent.join(format!("pillion-mesh-{}", std::process::id()));
+        remove_orphans(&parent);
+        let path = parent.join(format!("{PREFIX}{}", std::process::id()));
         match builder.create(&path) {
             // Left by a mesh that was killed and had our process id: its content is not ours to trust.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -42,6 +50,22 @@ impl StateDir {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// A mesh that was killed could not remove its folder; the next one of the same user does.
+fn remove_orphans(parent: &Path) {
+    let user = rustix::process::geteuid().as_raw();
+    let folders = std::fs::read_dir(parent).into_iter().flatten().flatten();
+    for folder in folders {
+        let name = folder.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|pid| pid.parse().ok());
+        let Some(pid) = pid.and_then(Pid::from_raw) else { continue };
+        let ours = folder.metadata().is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == user);
+        if ours && test_kill_process(pid) == Err(Errno::SRCH) {
+            // It is in nobody's way.
+            let _ = std::fs::remove_dir_all(folder.path());
+        }
     }
 }
 
@@ -70,5 +94,17 @@ mod tests {
         let given = parent.path().join("a/b");
         drop(StateDir::open(Some(&given)).unwrap());
         assert!(given.is_dir());
+    }
+    #[test]
+    fn folders_of_killed_meshes_are_removed_and_those_of_running_ones_stay() {
+        let parent = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let dead = parent.path().join(format!("{PREFIX}{}", child.id()));
+        child.wait().unwrap();
+        let alive = parent.path().join(format!("{PREFIX}{}", std::process::id()));
+        let other = parent.path().join(format!("{PREFIX}x"));
+        [&dead, &alive, &other].iter().for_each(|path| std::fs::create_dir(path).unwrap());
+        remove_orphans(parent.path());
+        assert_eq!((dead.exists(), alive.exists(), other.exists()), (false, true, true));
     }
 }
