@@ -58,8 +58,12 @@ impl Published {
         }
     }
 
-    fn world(&self, world: Arc<World>, changes: Vec<String>, noticed: Instant, proxies: &Proxies) {
+    fn world(&self, world: Arc<World>, mut changes: Vec<String>, noticed: Instant, proxies: &Proxies) {
         let generation = world.generation;
+        if changes.is_empty() {
+            // Comments, order, indentation: places in findings move, so there is a generation, and it says why.
+            changes.push("only the layout of files".into());
+        }
         tracing::info!(generation, changes = changes.join(", "), "generation published");
         self.metrics.published(generation);
         self.history.published(generation, changes.clone());
