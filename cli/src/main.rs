@@ -67,6 +67,9 @@ enum Command {
     /// Become a command that dies with its parent.
     #[command(hide = true)]
     Child(commands::child::Args),
+    /// End what a killed mesh left behind.
+    #[command(hide = true)]
+    Sweep(commands::sweep::Args),
     /// Print the version.
     Version,
 }
@@ -91,6 +94,7 @@ fn main() -> ExitCode {
         Command::Status(args) => commands::status::run(args),
         Command::Proxies(args) => commands::proxies::run(args),
         Command::Child(args) => commands::child::run(&args),
+        Command::Sweep(args) => commands::sweep::run(args),
         Command::Version => commands::version::run(),
         // Reached only with a global flag before the word, such as `pillion --color never proxy …`.
         Command::Proxy(passed) => run_other("proxy", passed.arguments),

@@ -267,3 +267,31 @@ fn a_program_sees_its_ports_and_its_sidecar() {
     let want = format!("PORT={port} HTTP={port} proxy={} node=1 arg={port} in={}\n", one["outbound"].as_str().unwrap(), folder.display());
     assert_eq!(seen, want);
 }
+
+#[test]
+fn a_killed_mesh_takes_along_what_its_programs_had_started() {
+    let command = "  command: [sh, -c, 'sleep 1000 & echo $! > grandchild; wait']\n";
+    let mut mesh = Mesh::start(&workload("parent", command, "  readinessProbe: {exec: {command: [test, -s, grandchild]}}\n"));
+    let ready = mesh.event("ready");
+    let grandchild = fs::read_to_string(mesh.home.path().join("mesh/grandchild")).unwrap().trim().parse::<u32>().unwrap().into();
+    assert!(alive(&grandchild));
+    mesh.child.kill().unwrap();
+    mesh.child.wait().unwrap();
+    eventually("the program is gone", &mesh, || !alive(&ready["workloads"][0]["pid"]));
+    eventually("its own child, too", &mesh, || !alive(&grandchild));
+    let folders = || fs::read_dir(mesh.home.path()).unwrap().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    eventually("the temporary folder, too", &mesh, || !folders().any(|name| name.starts_with("pillion-mesh")));
+}
+
+#[test]
+fn a_taken_port_is_named_with_its_owner_and_awaited() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mesh = Mesh::start(&shop("v1").replace("containerPort: 9080", &format!("containerPort: 9080, localPort: {port}")));
+    let error = mesh.event("error");
+    let want = format!("v1-0 cannot start: port {port} is taken by ");
+    let message = error["message"].as_str().unwrap();
+    assert!(message.starts_with(&want) && message.ends_with(&format!("(pid {})", std::process::id())), "{error}");
+    drop(taken);
+    assert_eq!(bare(&mesh.event("ready")["workloads"][0]["ports"][0]["app"]), format!("127.0.0.1:{port}"));
+}

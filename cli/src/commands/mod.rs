@@ -6,5 +6,6 @@ pub mod child;
 pub mod proxies;
 pub mod run;
 pub mod status;
+pub mod sweep;
 pub mod validate;
 pub mod version;

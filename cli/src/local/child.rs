@@ -26,6 +26,7 @@ use tokio::{
 use super::{
     output::{Label, Output},
     supervise::{Launch, Process},
+    sweeper::Sweeper,
 };
 
 /// Longer lines are cut into pieces of this many bytes.
@@ -64,11 +65,12 @@ type Request = (tokio::process::Command, oneshot::Sender<io::Result<tokio::proce
 pub struct Spawner {
     requests: mpsc::Sender<Request>,
     output: Output,
+    sweeper: Sweeper,
 }
 
 impl Spawner {
     /// Must be called within a runtime: the children's pipes belong to it.
-    pub fn start(output: Output) -> io::Result<Self> {
+    pub fn start(output: Output, sweeper: Sweeper) -> io::Result<Self> {
         let (requests, incoming) = mpsc::channel::<Request>();
         let runtime = tokio::runtime::Handle::current();
         std::thread::Builder::new().name("spawner".into()).spawn(move || {
@@ -82,7 +84,7 @@ impl Spawner {
                 std::thread::park();
             }
         })?;
-        Ok(Self { requests, output })
+        Ok(Self { requests, output, sweeper })
     }
 
     async fn spawn(&self, spec: &ProcessSpec) -> io::Result<tokio::process::Child> {
@@ -124,7 +126,8 @@ impl Launch for Spawner {
             child.stdout.take().map(|pipe| tokio::spawn(pump(pipe, spec.label.clone(), self.output.clone()))),
             child.stderr.take().map(|pipe| tokio::spawn(pump(pipe, spec.label.clone(), self.output.clone()))),
         ];
-        Ok(Child { child, pid, lines })
+        self.sweeper.add(pid);
+        Ok(Child { child, pid, lines, sweeper: self.sweeper.clone() })
     }
 }
 
@@ -133,6 +136,7 @@ pub struct Child {
     child: tokio::process::Child,
     pid: Pid,
     lines: [Option<tokio::task::JoinHandle<()>>; 2],
+    sweeper: Sweeper,
 }
 
 impl Child {
@@ -144,6 +148,7 @@ impl Child {
     /// Ends what the process left behind in its group, and takes its last lines.
     async fn finish(&mut self) {
         self.signal_group(Signal::KILL);
+        self.sweeper.remove(self.pid);
         for task in self.lines.iter_mut().filter_map(Option::take) {
             let stop = task.abort_handle();
             if tokio::time::timeout(LAST_LINES, task).await.is_err() {

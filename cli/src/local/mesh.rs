@@ -6,7 +6,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
-    sync::Arc,
     time::Duration,
 };
 
@@ -30,6 +29,14 @@ enum Moved {
     Back(Box<Replica>),
 }
 
+/// What keeps a replica from starting.
+struct Refused {
+    plan: ReplicaPlan,
+    message: String,
+    /// It is somebody's port, so it may pass by itself.
+    for_now: bool,
+}
+
 /// Everything that runs.
 pub struct LocalMesh {
     around: Surroundings,
@@ -42,7 +49,7 @@ pub struct LocalMesh {
     busy: BTreeSet<InstanceId>,
     moving: JoinSet<Moved>,
     /// Cannot start as planned: said once.
-    refused: BTreeMap<InstanceId, Arc<ReplicaPlan>>,
+    refused: BTreeMap<InstanceId, Refused>,
 }
 
 impl LocalMesh {
@@ -92,12 +99,21 @@ impl LocalMesh {
         self.step();
     }
 
+    /// Tries again what could not start; somebody may have ended what was in the way.
+    pub fn retry(&mut self) {
+        if !self.refused.is_empty() {
+            // What has another reason than somebody's port stays until its plan changes.
+            self.refused.retain(|_, refused| !refused.for_now || obstacle(&refused.plan).is_some());
+            self.step();
+        }
+    }
+
     fn step(&mut self) {
         let gone: Vec<InstanceId> = self.running.keys().filter(|id| !self.wanted.contains_key(*id)).cloned().collect();
         for id in gone {
             self.end(&id);
         }
-        self.refused.retain(|id, plan| self.wanted.get(id).is_some_and(|wanted| *wanted == **plan));
+        self.refused.retain(|id, refused| self.wanted.get(id) == Some(&refused.plan));
         let plans: Vec<ReplicaPlan> = self.wanted.values().filter(|plan| !self.busy.contains(&plan.id)).cloned().collect();
         for plan in plans {
             match self.running.get(&plan.id).map(|replica| plan.change_from(&replica.plan)) {
@@ -115,20 +131,20 @@ impl LocalMesh {
             return;
         }
         if let Some(message) = obstacle(&plan) {
-            return self.refuse(plan, message);
+            return self.refuse(plan, message, true);
         }
         match Addresses::assign(&plan, &mut self.pool, self.gateway_bind) {
             Ok(addresses) => {
                 self.running.insert(plan.id.clone(), Replica::start(plan, addresses, &self.around));
             }
-            Err(error) => self.refuse(plan, error.to_string()),
+            Err(error) => self.refuse(plan, error.to_string(), false),
         }
     }
 
-    fn refuse(&mut self, plan: ReplicaPlan, message: String) {
-        let message = format!("{} cannot start: {message}", plan.name());
-        self.around.output.problem(Problem { reason: "start", message, ..Problem::default() });
-        self.refused.insert(plan.id.clone(), Arc::new(plan));
+    fn refuse(&mut self, plan: ReplicaPlan, message: String, for_now: bool) {
+        let text = format!("{} cannot start: {message}", plan.name());
+        self.around.output.problem(Problem { reason: "start", message: text, ..Problem::default() });
+        self.refused.insert(plan.id.clone(), Refused { plan, message, for_now });
     }
 
     fn move_listeners(&mut self, plan: ReplicaPlan) {
@@ -138,7 +154,7 @@ impl LocalMesh {
                     replica.move_listeners(plan, addresses);
                 }
             }
-            Err(error) => self.refuse(plan, error.to_string()),
+            Err(error) => self.refuse(plan, error.to_string(), false),
         }
     }
 
@@ -185,7 +201,8 @@ impl LocalMesh {
             .filter(|replica| !replica.holds_ready_back())
             .filter_map(|replica| Some((replica.plan.name().to_owned(), replica.readiness().proxy?)));
         let busy = self.busy.iter().map(|id| (id.name.clone(), "it is started again".to_owned()));
-        running.chain(proxies).chain(busy).collect()
+        let refused = self.refused.values().map(|refused| (refused.plan.name().to_owned(), refused.message.clone()));
+        running.chain(proxies).chain(busy).chain(refused).collect()
     }
 
     /// Ids of the replicas whose endpoints must be known everywhere before the mesh is ready.

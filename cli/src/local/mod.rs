@@ -27,5 +27,6 @@ mod sample;
 mod signals;
 mod state;
 mod supervise;
+pub mod sweeper;
 
 pub use run::run;

@@ -31,6 +31,7 @@ use super::{
     sample,
     signals::Signals,
     state::StateDir,
+    sweeper::Sweeper,
 };
 use crate::{
     admin_client::{StateFile, StatePath},
@@ -39,6 +40,8 @@ use crate::{
 
 /// Waiting for `ready` is looked at this often: states change in a dozen places, and this ends with the start.
 const LOOK: Duration = Duration::from_millis(20);
+/// What cannot start is tried again this often.
+const RETRY: Duration = Duration::from_secs(1);
 /// Who is late is said after this long, and again.
 const LATE: Duration = Duration::from_secs(30);
 /// The whole end takes no longer.
@@ -150,7 +153,7 @@ impl Session {
         let found = announce_api(&control, &output);
         let state = StateDir::open(args.state_dir.as_deref()).context("cannot make a folder for state")?;
         let around = Surroundings {
-            spawner: Spawner::start(output.clone())?,
+            spawner: Spawner::start(output.clone(), Sweeper::start(state.temporary()).context("cannot start a process")?)?,
             output: output.clone(),
             registry: control.registry.clone(),
             proxy: Arc::new(ProxySettings { xds: control.xds, state: state.path().to_owned(), log: log_levels("warn") }),
@@ -208,6 +211,7 @@ impl Session {
     async fn run(mut self) -> ExitCode {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut retry = tokio::time::interval(RETRY);
         let mut late = LATE;
         loop {
             tokio::select! {
@@ -220,6 +224,7 @@ impl Session {
                     }
                 },
                 () = self.mesh.progress() => {}
+                _ = retry.tick() => self.mesh.retry(),
                 _ = look.tick(), if !self.ready => {
                     self.look();
                     if !self.ready && self.begun.elapsed() >= late {

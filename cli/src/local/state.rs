@@ -47,6 +47,11 @@ impl StateDir {
         Ok(Self { path, temporary: true })
     }
 
+    /// The folder, when it goes with the mesh.
+    pub fn temporary(&self) -> Option<&Path> {
+        self.temporary.then_some(self.path.as_path())
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -59,8 +64,8 @@ fn remove_orphans(parent: &Path) {
     let folders = std::fs::read_dir(parent).into_iter().flatten().flatten();
     for folder in folders {
         let name = folder.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|pid| pid.parse().ok());
-        let Some(pid) = pid.and_then(Pid::from_raw) else { continue };
+        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|pid| pid.parse::<u32>().ok());
+        let Some(pid) = pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) else { continue };
         let ours = folder.metadata().is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == user);
         if ours && test_kill_process(pid) == Err(Errno::SRCH) {
             // It is in nobody's way.
@@ -102,7 +107,7 @@ mod tests {
         let dead = parent.path().join(format!("{PREFIX}{}", child.id()));
         child.wait().unwrap();
         let alive = parent.path().join(format!("{PREFIX}{}", std::process::id()));
-        let other = parent.path().join(format!("{PREFIX}x"));
+        let other = parent.path().join(format!("{PREFIX}-1"));
         [&dead, &alive, &other].iter().for_each(|path| std::fs::create_dir(path).unwrap());
         remove_orphans(parent.path());
         assert_eq!((dead.exists(), alive.exists(), other.exists()), (false, true, true));
