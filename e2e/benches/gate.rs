@@ -5,6 +5,7 @@
 //!
 //! CPU is read from `/proc/PID/task/*/schedstat` (all threads, user and system), so other users of the machine disturb little. The proxies
 //! share core 0, load and backends core 1.
+#![allow(clippy::print_stdout, reason = "a benchmark reports on standard output")]
 
 use std::{
     convert::Infallible,

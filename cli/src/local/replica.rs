@@ -30,6 +30,8 @@ use super::{
 pub const PROXY_GRACE: Duration = Duration::from_secs(5);
 /// A program that was told to end has this long.
 pub const PROGRAM_GRACE: Duration = Duration::from_secs(4);
+/// A program waits this long for its sidecar.
+const SIDECAR_FIRST: Duration = Duration::from_secs(5);
 /// Added to a gateway's port that this user may not bind (design: 80 is served on 8080).
 const PRIVILEGED_SHIFT: u16 = 8000;
 
@@ -133,7 +135,8 @@ struct Supervised {
 }
 
 impl Supervised {
-    fn start(spec: ProcessSpec, grace: Duration, around: &Surroundings) -> Self {
+    /// Runs `spec` as soon as `first` has passed.
+    fn start(spec: ProcessSpec, grace: Duration, around: &Surroundings, first: impl Future<Output = ()> + Send + 'static) -> Self {
         let (sender, state) = watch::channel(ProcessState::Starting);
         let stop = Stop { token: CancellationToken::new(), grace };
         let (spawner, output, ended) = (around.spawner.clone(), around.output.clone(), stop.clone());
@@ -144,6 +147,11 @@ impl Supervised {
                 output.show_last(&label);
                 output.problem(Problem { reason: "exit", message, ..Problem::default() });
             };
+            let waited = ended.token.clone();
+            tokio::select! {
+                () = first => {}
+                () = waited.cancelled() => {}
+            }
             supervise(&spawner, Arc::new(spec), ended, sender, say).await;
         });
         Self { state, stop, task }
@@ -154,6 +162,13 @@ impl Supervised {
         // The task ends by itself within the grace period, and a panic in it has been reported by the runtime.
         let _ = self.task.await;
     }
+}
+
+/// A program may send requests in its first moment, so its sidecar serves before it starts (as with Kubernetes' native sidecars).
+async fn sidecar_first(mut readiness: watch::Receiver<Readiness>) {
+    let serves = readiness.wait_for(|readiness| readiness.proxy.is_none());
+    // A sidecar that does not come is reported by others; the program need not wait for ever.
+    let _ = tokio::time::timeout(SIDECAR_FIRST, serves).await;
 }
 
 /// Ends its task when dropped.
@@ -183,7 +198,7 @@ impl Replica {
         let plan = Arc::new(plan);
         around.registry.register(addresses.instance(&plan, false));
         let readiness = ReadinessCell::new(plan.id.clone(), around.registry.clone(), !plan.gateway);
-        let proxy = Supervised::start(proxy_process(&plan, &addresses, around), PROXY_GRACE, around);
+        let proxy = Supervised::start(proxy_process(&plan, &addresses, around), PROXY_GRACE, around, std::future::ready(()));
         let expect = proxy_expectation(&plan, &addresses);
         let watcher = watch(readiness.clone(), Half::Proxy, Some(proxy.state.clone()), expect);
         let proxy_watcher = Watcher(tokio::spawn(watcher));
@@ -197,8 +212,8 @@ impl Replica {
         if self.plan.gateway {
             return;
         }
-        self.program =
-            program_process(&self.plan, &self.addresses, &self.around).map(|spec| Supervised::start(spec, PROGRAM_GRACE, &self.around));
+        let spec = program_process(&self.plan, &self.addresses, &self.around);
+        self.program = spec.map(|spec| Supervised::start(spec, PROGRAM_GRACE, &self.around, sidecar_first(self.readiness.subscribe())));
         let state = self.program.as_ref().map(|program| program.state.clone());
         let Some(expect) = program_expectation(&self.plan, &self.addresses, &self.around) else {
             // Nothing to connect to: a program without ports is ready when it runs.

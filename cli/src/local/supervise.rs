@@ -93,7 +93,7 @@ pub async fn supervise<L: Launch>(
 ) {
     let mut back_off = BackOff::default();
     let mut start: u32 = 0;
-    loop {
+    while !stop.token.is_cancelled() {
         let started = Instant::now();
         start = start.saturating_add(1);
         let end = match launcher.launch(&spec).await {
