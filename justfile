@@ -22,22 +22,19 @@ test:
 run *ARGS:
     cargo run --release -- run {{ARGS}}
 
-# Whole-mesh tests, release build, with every real peer required.
-e2e *ARGS:
-    cargo build --release --workspace --bins
-    PILLION_REQUIRE=all cargo test --release -p pillion-e2e {{ARGS}}
+# Whole-mesh tests against the packaged binaries, with every real peer required.
+e2e *ARGS: dist
+    PILLION_BINARIES=target/dist PILLION_REQUIRE=all cargo test -p pillion-e2e {{ARGS}}
 
 # The long shapes at full length.
-soak *ARGS:
-    cargo build --release --workspace --bins
-    PILLION_SOAK=1 PILLION_REQUIRE=all cargo test --release -p pillion-e2e {{ARGS}}
+soak *ARGS: dist
+    PILLION_SOAK=1 PILLION_BINARIES=target/dist PILLION_REQUIRE=all cargo test -p pillion-e2e {{ARGS}}
 
 # Paired measurements of the proxy's cost per request.
-bench *ARGS:
-    cargo build --profile dist -p pillion-proxy -p pillion-control-plane
-    cargo bench -p pillion-e2e {{ARGS}}
+bench *ARGS: dist
+    cargo bench --profile dist -p pillion-e2e {{ARGS}}
 
 # Stripped binaries for packages, in target/dist.
 dist:
-    cargo build --profile dist --bin pillion --bin pillion-proxy --bin pillion-control-plane
+    cargo build --profile dist --workspace --bins
     ls -l target/dist/pillion target/dist/pillion-proxy target/dist/pillion-control-plane

@@ -291,6 +291,9 @@ fn main() {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| pillion_e2e::workspace().join("target"), PathBuf::from);
     let binaries = target.join("dist");
     assert!(binaries.join("pillion-proxy").exists(), "`just bench` builds the binaries of profile dist first");
+    // Backends are threads of this process, and threads inherit.
+    let pinned = Command::new("taskset").args(["-c", "-p", "1", &std::process::id().to_string()]).stdout(Stdio::null()).status();
+    assert!(pinned.is_ok_and(|status| status.success()), "taskset pins the backends");
     let backends = backends();
     let mut dear = false;
     for scenario in SCENARIOS {

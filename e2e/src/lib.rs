@@ -20,13 +20,27 @@ pub fn workspace() -> PathBuf {
     here.parent().map(PathBuf::from).unwrap_or(here)
 }
 
-/// A binary of ours, built by the same cargo run as this test. `cargo test` of the workspace builds them all.
+/// A binary of ours: from the folder that `PILLION_BINARIES` names (relative to the workspace), else built by the same cargo run as this test.
+///
+/// # Panics
+/// When it is not there.
 pub fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a test knows its own path");
-    let profile = test.ancestors().nth(2).expect("tests live in <target>/<profile>/deps");
-    let path = profile.join(name);
+    let path = binaries().join(name);
     assert!(path.exists(), "{} is not built: run `cargo test` for the whole workspace, or `cargo build --workspace` first", path.display());
     path
+}
+
+/// Whether our binaries are those that users run: figures of unoptimised ones mean nothing.
+pub fn optimised() -> bool {
+    !binaries().ends_with("debug")
+}
+
+fn binaries() -> PathBuf {
+    if let Some(chosen) = std::env::var_os("PILLION_BINARIES") {
+        return workspace().join(chosen);
+    }
+    let test = std::env::current_exe().expect("a test knows its own path");
+    test.ancestors().nth(2).expect("tests live in <target>/<profile>/deps").to_path_buf()
 }
 
 /// How long a shape runs: whole with `PILLION_SOAK`, a fifth of it otherwise.
