@@ -319,7 +319,7 @@ async fn a_response_that_breaks_off_breaks_off_below_too() {
     let text = read_all(&mut stream).await;
     assert!(text.ends_with("\r\n\r\nhalf"), "{text}");
     let seen = proxy.seen().await;
-    assert_eq!((&*seen.flags, &*seen.details), ("UC", "upstream_reset_after_response_started{connection_termination}"));
+    assert_eq!((&*seen.flags, &*seen.details), ("UPE", "upstream_reset_after_response_started{protocol_error}"));
 }
 
 #[tokio::test]
@@ -379,7 +379,7 @@ async fn an_upgrade_passes_both_directions_and_survives_swaps() {
     stream.shutdown().await.unwrap();
     assert_eq!(read_all(&mut stream).await, "bye");
     let seen = proxy.seen().await;
-    assert_eq!((seen.status, &*seen.flags, seen.bytes_sent), (101, "-", 50 * 5 + 3));
+    assert_eq!((seen.status, &*seen.flags, seen.bytes_received, seen.bytes_sent), (101, "-", 50 * 5, 50 * 5 + 3));
 }
 
 #[tokio::test]

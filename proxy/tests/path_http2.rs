@@ -479,3 +479,59 @@ async fn heads_larger_than_allowed_are_refused() {
     let (response, _) = sender.send_request(request, true).unwrap();
     assert_eq!(soon(response).await.unwrap().status(), 431);
 }
+
+#[tokio::test]
+async fn pieces_of_a_cookie_reach_rules_and_upstreams_as_one() {
+    let upstream = Upstream::mirror().await;
+    let proxy = Plan::to(UpstreamProtocol::Http1, &[upstream.address], |_| {}).start();
+    let mut sender = client_of(&proxy).await;
+    let mut request = post("/");
+    request.headers_mut().append("cookie", "a=1".parse().unwrap());
+    request.headers_mut().append("cookie", "b=2".parse().unwrap());
+    let (_, body, _) = send(&mut sender, request, "x").await;
+    assert!(body.contains("\r\ncookie: a=1; b=2\r\n"), "{body}");
+}
+
+#[tokio::test]
+async fn more_fields_than_allowed_are_refused() {
+    let upstream = Upstream2::start(server::Builder::new(), echo).await;
+    let mut proxy = Plan::to(H2, &[upstream.address], |_| {}).start();
+    let mut sender = client_of(&proxy).await;
+    let mut request = Request::get("http://shop/").body(()).unwrap();
+    for number in 0..101 {
+        request.headers_mut().append("x", number.into());
+    }
+    let (head, _, _) = send(&mut sender, request, "").await;
+    assert_eq!((head.status().as_u16(), upstream.requests()), (431, 0));
+    let seen = proxy.seen().await;
+    assert_eq!((&*seen.flags, &*seen.details), ("DPE", "http2.too_many_headers"));
+    // Only the stream ends.
+    assert_eq!(send(&mut sender, post("/"), "x").await.0.status(), 200);
+}
+
+#[tokio::test]
+async fn requests_that_wait_for_one_connection_share_its_failure() {
+    // Nobody accepts here, and what may wait to be accepted is full: connecting takes until the timeout.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(stream) = tokio::time::timeout(Duration::from_millis(100), TcpStream::connect(address)).await {
+        waiting.push(stream.unwrap());
+    }
+    let mut plan = Plan::to(H2, &[address], |_| {});
+    plan.clusters[0].connect_timeout = Duration::from_millis(400);
+    let proxy = plan.start();
+    let sender = client_of(&proxy).await;
+    let began = tokio::time::Instant::now();
+    let requests = (0..6).map(|_| {
+        let mut sender = sender.clone();
+        tokio::spawn(async move { send(&mut sender, Request::get("http://shop/").body(()).unwrap(), "").await })
+    });
+    for request in requests.collect::<Vec<_>>() {
+        let (head, body, _) = soon(request).await.unwrap();
+        assert!(head.status() == 503 && body.ends_with("reset reason: connection timeout"), "{body}");
+    }
+    assert!(began.elapsed() < Duration::from_millis(1600), "one after the other: {:?}", began.elapsed());
+}

@@ -8,7 +8,8 @@ use std::error::Error as _;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use http::{Request, Response};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, Request, Response};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 
 use super::Failure;
 use super::pool::OpenConnection;
+use crate::http::check;
 use crate::http::server::Incoming;
 use crate::retry::replay::RequestBody;
 
@@ -66,6 +68,9 @@ impl Sender {
     pub async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, Failure> {
         self.requests += 1;
         match self.inner.try_send_request(request).await {
+            Ok(response) if is_ambiguous(response.headers()) => {
+                Err(Failure::Protocol(Cow::Borrowed("a transfer coding that is not `chunked` alone, or a length beside it")))
+            }
             Ok(response) => Ok(response),
             Err(mut refused) => Err(match refused.take_message() {
                 Some(request) => Failure::Unsent(Box::new(request)),
@@ -73,6 +78,13 @@ impl Sender {
             }),
         }
     }
+}
+
+/// Whether a response can be read in two ways, or its body is in a coding that passing it on would lose.
+///
+/// Source: RFC 9112, section 6.1; Envoy refuses the same.
+fn is_ambiguous(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING) && (headers.contains_key(CONTENT_LENGTH) || !check::is_chunked(headers))
 }
 
 fn failure(error: &hyper::Error) -> Failure {

@@ -3,6 +3,7 @@
 //! In:  endpoints of the view; connections that became free.
 //! Out: a connection to send on. Pools outlive swaps; those no view refers to are drained, not dropped.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -33,10 +34,21 @@ pub struct Pool {
     multiplexed: RefCell<Vec<Rc<h2::Connection>>>,
     /// Held while a multiplexed connection is being made, so that a burst opens one and not a hundred.
     connecting: Mutex<()>,
+    /// The last attempt at a multiplexed connection that found no way: those that waited for it share its outcome.
+    refused: RefCell<Refused>,
     /// Left the view: connections that become free are closed.
     drained: Cell<bool>,
     /// Free connections are closed after this. Of the cluster that used the pool last.
     idle_timeout: Cell<Option<Duration>>,
+}
+
+/// How an attempt to connect ended.
+#[derive(Debug, Default)]
+struct Refused {
+    /// Of the attempts that found no way, from 1.
+    number: u32,
+    timed_out: bool,
+    reason: Cow<'static, str>,
 }
 
 /// Counts a connection while it is open.
@@ -63,6 +75,7 @@ impl Pool {
             idle: RefCell::default(),
             multiplexed: RefCell::default(),
             connecting: Mutex::new(()),
+            refused: RefCell::default(),
             drained: Cell::new(false),
             idle_timeout: Cell::new(None),
         }
@@ -107,17 +120,32 @@ impl Pool {
         if let Some(connection) = self.free_http2(cluster) {
             return Ok(connection);
         }
+        let refused_before = self.refused.borrow().number;
         let _turn = self.connecting.lock().await;
         if let Some(connection) = self.free_http2(cluster) {
             return Ok(connection);
         }
+        {
+            let refused = self.refused.borrow();
+            if refused.number != refused_before {
+                // Each finding it out for itself, one after the other, would take many times as long.
+                return Err(Failure::Connect { timed_out: refused.timed_out, reason: refused.reason.clone() });
+            }
+        }
         self.idle_timeout.set(cluster.idle_timeout);
-        let stream = self.dial(cluster).await?;
+        let stream = self.dial(cluster).await.inspect_err(|failure| self.note_refused(failure))?;
         let connection = h2::open(stream, &cluster.http2, OpenConnection::new(live), now).await?;
         if !self.drained.get() {
             self.multiplexed.borrow_mut().push(Rc::clone(&connection));
         }
         Ok(connection)
+    }
+
+    fn note_refused(&self, failure: &Failure) {
+        if let Failure::Connect { timed_out, reason } = failure {
+            let number = self.refused.borrow().number.wrapping_add(1);
+            self.refused.replace(Refused { number, timed_out: *timed_out, reason: reason.clone() });
+        }
     }
 
     fn free_http2(&self, cluster: &Cluster) -> Option<Rc<h2::Connection>> {

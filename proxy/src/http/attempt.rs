@@ -3,7 +3,7 @@
 //! In:  a request ready to be sent. Out: the upstream's answer, or why there is none.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -14,12 +14,15 @@ use http::{HeaderMap, Request, StatusCode, request};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use super::check::Malformed;
 use super::context::RequestContext;
 use super::headers;
 use super::local_reply::RequestError;
 use super::record::ResponseFlags;
 use crate::balance;
+use crate::config::RuntimeConfig;
 use crate::config::cluster::{ClusterKind, OpenRequest};
+use crate::config::listener::Direction;
 use crate::config::route_table::{RetryPolicy, WeightedCluster};
 use crate::config::view::{WorkerCluster, WorkerEndpoint};
 use crate::connect::resolve::Resolver;
@@ -91,6 +94,9 @@ pub async fn run(context: &mut RequestContext, outgoing: &mut Outgoing<'_>) -> R
                     Some(pause) if outgoing.restore(context) => pause,
                     _ => return Err(RequestError::TryTimeout { exhausted: attempts.exhausted }),
                 }
+            }
+            Tried::Failed(Failure::RequestBody) if context.stream.as_ref().is_some_and(|stream| stream.broken() == Some(true)) => {
+                return Err(RequestError::Malformed(Malformed::Codec));
             }
             Tried::Failed(failure) => {
                 let written = !matches!(failure, Failure::Connect { .. });
@@ -252,11 +258,25 @@ async fn choose_endpoint(
             let looking = worker.resolver.lookup(authority.host(), context.started);
             let addresses = Box::pin(looking).await.map_err(|_| RequestError::Unresolved)?;
             let address = *addresses.first().ok_or(RequestError::Unresolved)?;
-            let endpoint = view.dynamic_endpoint(cluster, SocketAddr::new(address, authority.port_u16().unwrap_or(80)));
+            let address = SocketAddr::new(address, authority.port_u16().unwrap_or(80));
+            if leads_back(&view.config, address, context.connection.local.ip()) {
+                return Err(RequestError::Loop);
+            }
+            let endpoint = view.dynamic_endpoint(cluster, address);
             cluster.remember(name, context.started + Resolver::REMEMBER, &endpoint);
             Ok(endpoint)
         }
     }
+}
+
+/// Whether an address leads back into an outbound listener of this proxy: one request sent there would come round until no socket is left.
+fn leads_back(config: &RuntimeConfig, to: SocketAddr, here: IpAddr) -> bool {
+    let ours =
+        |ip: IpAddr| to.ip() == ip || to.ip().is_unspecified() || (ip.is_unspecified() && (to.ip().is_loopback() || to.ip() == here));
+    config.sockets.iter().any(|(named, socket)| {
+        let outbound = config.listeners.bound(*named).is_some_and(|listener| listener.direction == Direction::Outbound);
+        outbound && socket.local_addr().is_ok_and(|own| own.port() == to.port() && ours(own.ip()))
+    })
 }
 
 impl Answer {

@@ -3,6 +3,8 @@
 //! In:  the upstream's body or bytes of our own.
 //! Out: frames for the codec. One type without boxes.
 
+use std::error::Error as _;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -11,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::context::RequestContext;
 use super::local_reply::BodyFailure;
-use super::server::Incoming;
+use super::server::{self, Incoming};
 use crate::connect::h2::{ResponseStream, StreamFailure};
 use crate::retry::timeout::Expired;
 
@@ -138,7 +140,10 @@ impl Body for ResponseBody {
 }
 
 fn http1_failure(error: &hyper::Error) -> BodyFailure {
-    if error.is_parse() { BodyFailure::Protocol } else { BodyFailure::Terminated }
+    // An end before the announced one is what Envoy's codec calls a protocol error; a reset connection is none.
+    let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    let early = error.is_incomplete_message() || source.is_some_and(|source| source.kind() == io::ErrorKind::UnexpectedEof);
+    if early || server::is_malformed(error) { BodyFailure::Protocol } else { BodyFailure::Terminated }
 }
 
 impl Drop for ResponseBody {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode, Version, request};
 use tokio::time::Instant;
 
+use super::check::Malformed;
 use super::connection::{Connection, ConnectionView};
 use super::local_reply::{BodyFailure, GRPC_STATUS};
 use super::record::{LogFacts, Peer, Protocol, RequestRecord, ResponseFlags};
@@ -53,6 +54,12 @@ pub struct RequestContext {
     pub lease: Option<h1::Sender>,
     /// Left out of the record: the exchange only opened a tunnel whose inside is recorded.
     pub unrecorded: bool,
+    /// The answer has no body, because only its head was asked for.
+    pub head_only: bool,
+    /// The connection takes no request after this one.
+    pub last: bool,
+    /// Bytes from the downstream after its connection was upgraded.
+    pub upgraded_bytes: u64,
     status: u16,
     grpc_status: Option<u16>,
     bytes_sent: u64,
@@ -85,6 +92,9 @@ impl RequestContext {
             asked: None,
             lease: None,
             unrecorded: false,
+            head_only: false,
+            last: false,
+            upgraded_bytes: 0,
             status: 0,
             grpc_status: None,
             bytes_sent: 0,
@@ -116,6 +126,15 @@ impl RequestContext {
         if let Some(timers) = &mut self.timers {
             timers.end_tries();
         }
+    }
+
+    /// The codec has answered a head that it could not read.
+    pub fn refused(mut self: Box<Self>, what: Malformed) {
+        let (status, details, _) = what.answer();
+        self.flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+        self.details = Cow::Borrowed(details);
+        self.status = status.as_u16();
+        self.complete = true;
     }
 
     pub fn sent(&mut self, bytes: usize) {
@@ -189,7 +208,7 @@ impl RequestContext {
             flags: self.flags,
             details: &self.details,
             upstream_failure: &self.upstream_failure,
-            bytes_received: self.stream.as_ref().map_or(0, |stream| stream.bytes()),
+            bytes_received: self.stream.as_ref().map_or(0, |stream| stream.bytes()) + self.upgraded_bytes,
             bytes_sent: self.bytes_sent,
             started: self.started,
             duration: now.saturating_duration_since(self.started),

@@ -198,10 +198,11 @@ pub struct NoPath;
 
 /// The normal form of a path: `.` and `..` resolved, `\` as `/`, unreserved characters decoded, and with `merge` no `//`.
 ///
-/// `Ok(None)`: it is already. Source: Envoy `normalize_path`, `merge_slashes`.
+/// `Ok(None)`: it is already. What climbs above the root ends there, and a `%` that begins no escape stays. Source: Envoy `normalize_path`,
+/// `merge_slashes`.
 ///
 /// # Errors
-/// When it climbs above the root or holds a malformed escape or NUL.
+/// When it holds NUL.
 pub fn normalised(path: &str, merge: bool) -> Result<Option<String>, NoPath> {
     let bytes = path.as_bytes();
     let suspect =
@@ -216,8 +217,8 @@ pub fn normalised(path: &str, merge: bool) -> Result<Option<String>, NoPath> {
         let last = pieces.peek().is_none();
         match piece {
             b"." | b".." => {
-                if piece == b".." && segments.pop().is_none() {
-                    return Err(NoPath);
+                if piece == b".." {
+                    segments.pop();
                 }
                 if last {
                     segments.push(b"");
@@ -238,6 +239,21 @@ pub fn normalised(path: &str, merge: bool) -> Result<Option<String>, NoPath> {
     String::from_utf8(out).map(Some).map_err(|_| NoPath)
 }
 
+/// The byte that two hexadecimal digits at the beginning stand for.
+fn escaped(text: &[u8]) -> Option<u8> {
+    let digit = |at: usize| char::from(*text.get(at)?).to_digit(16);
+    u8::try_from(digit(0)? * 16 + digit(1)?).ok()
+}
+
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
+}
+
+/// Whether a byte would make an escape of a `%` that begins none (`%%34%31`): what is decoded once must not mean something else decoded twice.
+fn completes_escape(before: &[u8], byte: u8) -> bool {
+    byte.is_ascii_hexdigit() && matches!(before, [.., b'%'] | [.., b'%', _])
+}
+
 fn decode_unreserved(bytes: &[u8]) -> Result<Vec<u8>, NoPath> {
     let mut out = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
@@ -245,20 +261,19 @@ fn decode_unreserved(bytes: &[u8]) -> Result<Vec<u8>, NoPath> {
         rest = after;
         match byte {
             b'\\' => out.push(b'/'),
-            b'%' => {
-                let (digits, after) = rest.split_at_checked(2).ok_or(NoPath)?;
-                let text = std::str::from_utf8(digits).map_err(|_| NoPath)?;
-                let value = u8::from_str_radix(text, 16).map_err(|_| NoPath)?;
-                rest = after;
-                match value {
-                    0 => return Err(NoPath),
-                    value if value.is_ascii_alphanumeric() || b"-._~".contains(&value) => out.push(value),
-                    _ => {
-                        out.push(b'%');
-                        out.extend_from_slice(digits);
-                    }
+            b'%' => match escaped(rest) {
+                None => out.push(b'%'),
+                Some(0) => return Err(NoPath),
+                Some(value) if is_unreserved(value) && !completes_escape(&out, value) => {
+                    out.push(value);
+                    rest = &rest[2..];
                 }
-            }
+                Some(_) => {
+                    out.push(b'%');
+                    out.extend_from_slice(&rest[..2]);
+                    rest = &rest[2..];
+                }
+            },
             byte => out.push(*byte),
         }
     }
@@ -375,14 +390,22 @@ mod tests {
             ("/a/b", false, Ok(None)),
             ("/a/./b/../c", false, Ok(Some("/a/c"))),
             ("/a/..", false, Ok(Some("/"))),
-            ("/..", false, Err(NoPath)),
-            ("/%2e%2E/x", false, Err(NoPath)),
+            ("/..", false, Ok(Some("/"))),
+            ("/%2e%2E/x", false, Ok(Some("/x"))),
+            ("/a/b/../../../c//d", true, Ok(Some("/c/d"))),
+            ("/a%2e.", false, Ok(Some("/a.."))),
             ("/a%2fb", false, Ok(Some("/a%2fb"))),
             ("/%41", false, Ok(Some("/A"))),
             ("/a\\b", false, Ok(Some("/a/b"))),
             ("/a//b", false, Ok(None)),
             ("/a//b/", true, Ok(Some("/a/b/"))),
-            ("/a%", false, Err(NoPath)),
+            ("/a%", false, Ok(Some("/a%"))),
+            ("/a%4", false, Ok(Some("/a%4"))),
+            ("/a%zz/../b", false, Ok(Some("/b"))),
+            ("/a%+f", false, Ok(Some("/a%+f"))),
+            ("/%%41", false, Ok(Some("/%%41"))),
+            ("/%%34%31", false, Ok(Some("/%%341"))),
+            ("/%2%66%41", false, Ok(Some("/%2%66A"))),
             ("/a%00", false, Err(NoPath)),
             ("/a/.hidden", false, Ok(Some("/a/.hidden"))),
         ];

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
+use super::check::Malformed;
 use super::record::ResponseFlags;
 use crate::config::route_table::FaultAbort;
 use crate::connect::Failure;
@@ -18,6 +19,8 @@ use crate::connect::Failure;
 pub enum RequestError {
     #[error("the request has no host")]
     MissingHost,
+    #[error("no proper request: {0:?}")]
+    Malformed(Malformed),
     #[error("the path cannot be normalised")]
     BadPath,
     #[error("no route")]
@@ -28,6 +31,8 @@ pub enum RequestError {
     NoCluster { status: StatusCode },
     #[error("no endpoint")]
     NoEndpoint,
+    #[error("the destination is this proxy itself")]
+    Loop,
     #[error("the name does not resolve")]
     Unresolved,
     #[error("this upgrade is not allowed here")]
@@ -66,16 +71,26 @@ impl Reply {
 }
 
 impl RequestError {
+    /// Whether where the next request begins is in doubt, so that the connection ends with the answer.
+    pub const fn ends_connection(&self) -> bool {
+        matches!(self, Self::MissingHost | Self::BadPath | Self::Malformed(_))
+    }
+
     /// As Envoy reports it. No `_` arm: a new variant must choose.
     pub fn reply(self) -> Reply {
         use ResponseFlags as Flag;
         match self {
             Self::MissingHost => Reply::new(StatusCode::BAD_REQUEST, Flag::NONE, "missing_host_header", ""),
+            Self::Malformed(what) => {
+                let (status, details, body) = what.answer();
+                Reply::new(status, Flag::DOWNSTREAM_PROTOCOL_ERROR, details, body)
+            }
             Self::BadPath => Reply::new(StatusCode::BAD_REQUEST, Flag::NONE, "path_normalization_failed", ""),
             Self::NoRoute => Reply::new(StatusCode::NOT_FOUND, Flag::NO_ROUTE_FOUND, "route_not_found", ""),
             Self::NoRouteConfiguration => Reply::new(StatusCode::NOT_FOUND, Flag::NO_ROUTE_FOUND, "route_configuration_not_found", ""),
             Self::NoCluster { status } => Reply::new(status, Flag::NO_CLUSTER_FOUND, "cluster_not_found", ""),
-            Self::NoEndpoint => {
+            // Source: Istio, which leads connections to a proxy's own outbound port into a cluster without endpoints.
+            Self::NoEndpoint | Self::Loop => {
                 Reply::new(StatusCode::SERVICE_UNAVAILABLE, Flag::NO_HEALTHY_UPSTREAM, "no_healthy_upstream", "no healthy upstream")
             }
             Self::Unresolved => {

@@ -5,6 +5,7 @@
 
 pub mod attempt;
 pub mod body;
+pub mod check;
 pub mod connection;
 pub mod context;
 pub mod facts;

@@ -8,9 +8,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{HOST, SERVER};
+use http::header::{CONNECTION, HOST, SERVER};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, request};
 use tokio::time::Instant;
 
 use super::attempt;
@@ -22,7 +22,7 @@ use super::local_reply::{self, RequestError};
 use super::plan::{Plan, decorate_local};
 use super::record::{LogFacts, ResponseFlags};
 use super::server::{Incoming, Never, PendingTunnel};
-use super::{tunnel, upgrade};
+use super::{check, tunnel, upgrade};
 use crate::config::listener::{Direction, HttpManager};
 use crate::config::route_table::{Route, RouteAction};
 use crate::connect::Failure;
@@ -39,7 +39,9 @@ pub async fn serve(connection: Rc<Connection>, request: Request<Incoming>) -> Re
     if !context.view.manager.access_log.is_off() {
         context.log = Some(Box::new(log_facts(&request, &context.view.manager)));
     }
+    context.head_only = request.method() == Method::HEAD;
     if request.method() == Method::CONNECT && context.view.manager.connect {
+        context.last = true;
         // Rare, and large: not to be part of every request's future.
         let opened = Box::pin(tunnel::open(&mut context, request)).await;
         return Ok(opened.unwrap_or_else(|error| answer(context, Err(error))));
@@ -57,6 +59,8 @@ pub enum Outcome {
 
 async fn forward(context: &mut RequestContext, mut request: Request<Incoming>, fields: Fields) -> Result<Outcome, RequestError> {
     let pending = upgrade::wanted(&mut request, fields);
+    // What follows such a request may be meant for the other protocol.
+    context.last = pending.is_some() || request.method() == Method::CONNECT;
     let (mut head, body) = request.into_parts();
     prepare(context, &mut head, fields)?;
 
@@ -94,8 +98,9 @@ async fn forward(context: &mut RequestContext, mut request: Request<Incoming>, f
 /// What a request gets whatever its route: a host, a normal path, an id.
 fn prepare(context: &mut RequestContext, head: &mut request::Parts, fields: Fields) -> Result<(), RequestError> {
     let manager = &context.view.manager;
-    if authority(head).is_empty() {
-        return Err(RequestError::MissingHost);
+    check::head(head, fields, manager.max_request_headers)?;
+    if head.version == Version::HTTP_2 {
+        check::join_cookies(&mut head.headers);
     }
     if manager.normalize_path {
         normalise(head, manager.merge_slashes)?;
@@ -127,12 +132,13 @@ fn prepare(context: &mut RequestContext, head: &mut request::Parts, fields: Fiel
 }
 
 fn append_forwarded_for(headers: &mut HeaderMap, remote: SocketAddr) {
-    let before = headers.get(headers::FORWARDED_FOR).and_then(|value| value.to_str().ok());
-    let text = match before {
-        Some(before) => format!("{before},{}", remote.ip()),
-        None => remote.ip().to_string(),
-    };
-    if let Ok(value) = HeaderValue::try_from(text) {
+    let mut all = Vec::new();
+    for before in headers.get_all(headers::FORWARDED_FOR) {
+        all.extend_from_slice(before.as_bytes());
+        all.push(b',');
+    }
+    all.extend_from_slice(remote.ip().to_string().as_bytes());
+    if let Ok(value) = HeaderValue::try_from(all) {
         headers.insert(headers::FORWARDED_FOR, value);
     }
 }
@@ -188,14 +194,16 @@ async fn inject(context: &mut RequestContext, route: &Route, head: &request::Par
 /// Give the codec its response, and the context to the body whose end is the end of the exchange.
 fn answer(mut context: Box<RequestContext>, outcome: Result<Outcome, RequestError>) -> Response<ResponseBody> {
     match outcome {
-        Ok(Outcome::Upstream(response)) => {
+        Ok(Outcome::Upstream(mut response)) => {
+            say_last(&context, response.headers_mut());
             context.responds(response.status(), response.headers());
             response.map(|kind| ResponseBody::new(kind, context))
         }
         Ok(Outcome::Local(mut response)) => {
             set_server(&context, response.headers_mut());
+            say_last(&context, response.headers_mut());
             context.responds(response.status(), response.headers());
-            response.map(|bytes| ResponseBody::new(Kind::Full(bytes), context))
+            own_body(response, context)
         }
         Ok(Outcome::Upgraded(mut response, pending)) => {
             upgrade::splice(pending, &mut response, context);
@@ -205,17 +213,33 @@ fn answer(mut context: Box<RequestContext>, outcome: Result<Outcome, RequestErro
         }
         Err(error) => {
             let gone = matches!(&error, RequestError::Upstream { failure: Failure::RequestBody, .. });
+            context.last |= error.ends_connection();
             let reply = error.reply();
             context.flag(reply.flags);
             let mut response = local_reply::response(&reply, context.grpc);
             context.details = reply.details;
             context.upstream_failure = reply.upstream_failure;
             set_server(&context, response.headers_mut());
+            say_last(&context, response.headers_mut());
             if !gone {
                 context.responds(response.status(), response.headers());
             }
-            response.map(|bytes| ResponseBody::new(Kind::Full(bytes), context))
+            own_body(response, context)
         }
+    }
+}
+
+/// A text of our own. The answer to `HEAD` tells its length only.
+fn own_body(response: Response<Bytes>, context: Box<RequestContext>) -> Response<ResponseBody> {
+    let kind = |bytes| if context.head_only { Kind::Empty } else { Kind::Full(bytes) };
+    let response = response.map(kind);
+    response.map(|kind| ResponseBody::new(kind, context))
+}
+
+/// Say that the connection ends with this answer. HTTP/2 ends streams by itself.
+fn say_last(context: &RequestContext, headers: &mut HeaderMap) {
+    if context.last && context.version != Version::HTTP_2 {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
 
@@ -229,8 +253,7 @@ pub fn set_server(context: &RequestContext, headers: &mut HeaderMap) {
 /// Parts of a request that the access log will want, as they came.
 fn log_facts(request: &Request<Incoming>, manager: &HttpManager) -> LogFacts {
     LogFacts {
-        method: request.method().clone(),
-        uri: request.uri().clone(),
+        line: Some((request.method().clone(), request.uri().clone())),
         authority: match request.uri().authority() {
             Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
             None => request.headers().get(HOST).cloned(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::HOST;
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, request, response};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, request, response};
 use http_body::Body as _;
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -61,6 +61,10 @@ impl<'v> Plan<'v> {
         upgrade: bool,
     ) -> Result<Outgoing<'v>, RequestError> {
         let forward = self.forward;
+        if head.method == Method::CONNECT {
+            // Tunnels are opened by the connection manager, where it opens any.
+            return Err(RequestError::UpgradeRefused);
+        }
         if upgrade {
             upgrade::check(&head.headers, &context.view.manager, forward)?;
         }

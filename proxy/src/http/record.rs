@@ -114,11 +114,10 @@ pub struct RequestRecord<'a> {
 }
 
 /// Parts of a request that only access logs need; captured before any change, and only when the manager has access logs.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct LogFacts {
-    pub method: Method,
-    /// As received: the original path and query, and the authority of an absolute form.
-    pub uri: Uri,
+    /// Method and target as received: the original path and query, and the authority of an absolute form. `None`: they could not be read.
+    pub line: Option<(Method, Uri)>,
     /// `Host` or `:authority` as received.
     pub authority: Option<HeaderValue>,
     /// Of the request's headers as received plus those the proxy adds (`x-request-id`): `access_log.capture_request(&headers)`.

@@ -10,12 +10,15 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::BytesMut;
-use http::Request;
+use http::{Request, Version};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::Instant;
 
+use super::check::Malformed;
 use super::connection::{Connection, Phase};
+use super::context::RequestContext;
 use super::path;
 use crate::config::listener::Codec;
 use crate::connect::stream::Downstream;
@@ -103,7 +106,13 @@ async fn serve_http1(connection: &Rc<Connection>, stream: Downstream) {
         }
         serving.as_mut().poll(cx)
     });
-    log_end(connection, ended.await);
+    let ended = ended.await;
+    if let Err(error) = &ended
+        && error.is_parse()
+    {
+        record_refused(connection, error);
+    }
+    log_end(connection, ended);
 }
 
 async fn serve_http2(connection: &Rc<Connection>, stream: Downstream) {
@@ -138,6 +147,23 @@ async fn serve_http2(connection: &Rc<Connection>, stream: Downstream) {
         serving.as_mut().poll(cx)
     });
     log_end(connection, ended.await);
+}
+
+/// Whether a body broke because its bytes are no HTTP, rather than because they ended.
+pub fn is_malformed(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    error.is_parse()
+        || source.is_some_and(|source| matches!(source.kind(), std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData))
+}
+
+/// Account for a head that the codec could not read and has refused.
+fn record_refused(connection: &Rc<Connection>, error: &hyper::Error) {
+    let what = if error.is_parse_too_large() { Malformed::TooLarge } else { Malformed::Codec };
+    let mut context = RequestContext::new(Rc::clone(connection), connection.view(), Version::HTTP_11, Instant::now());
+    if !connection.manager.access_log.is_off() {
+        context.log = Some(Box::default());
+    }
+    context.refused(what);
 }
 
 fn log_end(connection: &Connection, ended: Result<(), hyper::Error>) {

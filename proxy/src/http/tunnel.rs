@@ -10,7 +10,9 @@ use http::{Request, Response};
 use tokio::time::Instant;
 
 use super::body::{Kind, ResponseBody};
+use super::check;
 use super::context::RequestContext;
+use super::headers::Fields;
 use super::local_reply::RequestError;
 use super::record::ResponseFlags;
 use super::server::{Incoming, Tunnel};
@@ -38,7 +40,10 @@ static PASS_THROUGH: LazyLock<Arc<TcpProxy>> = LazyLock::new(|| {
 ///
 /// # Errors
 /// When the destination makes no sense, may not be reached, or does not answer.
-pub async fn open(context: &mut RequestContext, mut request: Request<Incoming>) -> Result<Response<ResponseBody>, RequestError> {
+pub async fn open(context: &mut RequestContext, request: Request<Incoming>) -> Result<Response<ResponseBody>, RequestError> {
+    let (head, body) = request.into_parts();
+    check::head(&head, Fields::of(&head.headers), context.view.manager.max_request_headers)?;
+    let mut request = Request::from_parts(head, body);
     let authority = request.uri().authority().ok_or(RequestError::MissingHost)?.clone();
     let port = authority.port_u16().ok_or(RequestError::NoTunnel)?;
     let config = Arc::clone(&context.view.view.config);

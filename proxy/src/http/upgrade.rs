@@ -19,6 +19,10 @@ pub fn wanted(request: &mut Request<Incoming>, fields: Fields) -> Option<Pending
     if !fields.has(Fields::UPGRADE) || request.version() != Version::HTTP_11 || !names_upgrade(request.headers()) {
         return None;
     }
+    // An offer to go on in HTTP/2 may be left alone, and clients make it with ordinary requests. Source: Envoy, which takes it away.
+    if request.headers().get(UPGRADE).is_some_and(|token| token.as_bytes().trim_ascii().eq_ignore_ascii_case(b"h2c")) {
+        return None;
+    }
     Some(hyper::upgrade::on(request))
 }
 
@@ -56,6 +60,7 @@ pub fn splice(downstream: PendingTunnel, response: &mut Response<Incoming>, mut 
         let mut counts = copy::Counts::default();
         // An upgraded stream has no clean end of its own: whoever closes ends it.
         let _ = copy::both_ways(&mut downstream, &mut upstream, &mut counts, idle).await;
+        context.upgraded_bytes = counts.up;
         context.sent(usize::try_from(counts.down).unwrap_or(usize::MAX));
         context.complete();
     });

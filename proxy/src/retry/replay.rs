@@ -14,15 +14,15 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
-use crate::http::server::Incoming;
+use crate::http::server::{self, Incoming};
 
 /// The body of one request, shared by the path, its tries and its record. Requests without a body have none.
 pub struct RequestStream {
     inner: RefCell<Inner>,
     bytes: Cell<u64>,
     ended: Cell<Option<Instant>>,
-    /// The downstream's body broke off.
-    broken: Cell<bool>,
+    /// The downstream's body broke off, and whether that was because it is no HTTP.
+    broken: Cell<Option<bool>>,
     /// The path, waiting for the body's end to start its timers.
     path: RefCell<Option<Waker>>,
 }
@@ -66,7 +66,7 @@ impl RequestStream {
             }),
             bytes: Cell::new(0),
             ended: Cell::new(None),
-            broken: Cell::new(false),
+            broken: Cell::new(None),
             path: RefCell::default(),
         })
     }
@@ -81,7 +81,8 @@ impl RequestStream {
         self.ended.get()
     }
 
-    pub fn is_broken(&self) -> bool {
+    /// Why the downstream's body broke off: `true` when it was no HTTP, `false` when it ended too early. `None`: it did not.
+    pub fn broken(&self) -> Option<bool> {
         self.broken.get()
     }
 
@@ -207,10 +208,10 @@ impl Reader {
                 stream.end();
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Err(_))) => {
+            Poll::Ready(Some(Err(error))) => {
                 inner.source = None;
                 inner.lost = true;
-                stream.broken.set(true);
+                stream.broken.set(Some(server::is_malformed(&error)));
                 Poll::Ready(Some(Err(Abandoned)))
             }
             Poll::Ready(Some(Ok(frame))) => {

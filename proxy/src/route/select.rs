@@ -61,8 +61,10 @@ fn matches<R: FnOnce() -> u64>(rule: &RouteMatch, head: &Head<'_>, random: &mut 
 }
 
 fn matches_path(rule: &PathMatch, case_sensitive: bool, head: &Head<'_>) -> bool {
-    if let PathMatch::Connect = rule {
-        return head.method == http::Method::CONNECT;
+    // A `CONNECT` has no path, so no other rule applies to it. Source: Envoy `RouteEntryImplBase::supportsPathlessHeaders`.
+    let connect = head.method == http::Method::CONNECT;
+    if connect || matches!(rule, PathMatch::Connect) {
+        return connect && matches!(rule, PathMatch::Connect);
     }
     let path = head.path();
     let starts = |prefix: &str| match path.as_bytes().get(..prefix.len()) {

@@ -186,14 +186,15 @@ impl Recorder for WorkerRecorder {
         self.observe(record);
         let log = &record.manager.access_log;
         let Some(facts) = record.log.filter(|_| !log.is_off()) else { return };
-        let path = facts.uri.path_and_query().map(http::uri::PathAndQuery::as_str);
+        let (method, uri) = facts.line.as_ref().map(|(method, uri)| (method, uri)).unzip();
+        let path = uri.and_then(http::Uri::path_and_query).map(http::uri::PathAndQuery::as_str);
         log.write(&LogEntry {
             duration: record.duration,
             response_duration: record.upstream_service_time,
-            method: Some(facts.method.as_str()),
+            method: method.map(http::Method::as_str),
             path,
-            authority: facts.authority.as_ref().and_then(|value| value.to_str().ok()).or_else(|| facts.uri.authority().map(|a| a.as_str())),
-            scheme: Some(facts.uri.scheme_str().unwrap_or("http")),
+            authority: facts.authority.as_ref().and_then(|value| value.to_str().ok()).or_else(|| Some(uri?.authority()?.as_str())),
+            scheme: Some(uri.and_then(http::Uri::scheme_str).unwrap_or("http")),
             protocol: Some(protocol(record.version)),
             request_headers: Some(&facts.request_headers),
             response_headers: Some(&facts.response_headers),
@@ -414,8 +415,7 @@ mod tests {
         let (listener, connection) = (listener(Direction::Outbound), HandleSlot::default());
         let cluster = cluster("outbound|80||product", "product");
         let facts = LogFacts {
-            method: http::Method::GET,
-            uri: "http://product/a?b".parse().unwrap(),
+            line: Some((http::Method::GET, "http://product/a?b".parse().unwrap())),
             authority: Some(http::HeaderValue::from_static("product")),
             request_headers: manager.access_log.capture_request(&http::HeaderMap::new()),
             response_headers: Default::default(),

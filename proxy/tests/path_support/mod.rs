@@ -93,6 +93,8 @@ pub struct Plan {
     pub hosts: Vec<VirtualHost>,
     pub manager: HttpManager,
     pub direction: Direction,
+    /// `CONNECT` opens no tunnels.
+    pub no_tunnels: bool,
     pub more_listeners: Vec<Listener>,
     pub names: NameTable,
     pub local: LocalNode,
@@ -184,7 +186,7 @@ impl Plan {
         let hosts = self.hosts.into_iter().map(Arc::new).collect();
         config.routes.insert("routes".into(), Arc::new(RouteTable::new("routes", hosts).unwrap()));
         config.clusters = self.clusters.into_iter().map(|cluster| (cluster.name.clone(), Arc::new(cluster))).collect();
-        let manager = HttpManager { routes: RouteSource::Named("routes".into()), fault: true, connect: true, ..self.manager };
+        let manager = HttpManager { routes: RouteSource::Named("routes".into()), fault: true, connect: !self.no_tunnels, ..self.manager };
         let main = http_listener("main", "127.0.0.1:0", true, manager, self.direction);
         config.listeners = ListenerTable::new(self.more_listeners.into_iter().chain([main]).map(Arc::new));
         config.names = Arc::new(self.names);
