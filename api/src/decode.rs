@@ -120,6 +120,11 @@ impl<'a> Decoder<'a> {
         nulls: &[bool],
         mut field: impl FnMut(&mut Self, usize, &Node, &Path<'_>),
     ) -> Option<()> {
+        if let (Value::Scalar(scalar), Some(field)) = (&node.value, sole_field(info)) {
+            let value = if scalar.style == Style::Plain { scalar.text.to_string() } else { format!("{:?}", scalar.text) };
+            self.wrong_type(node, path, &article(info.name), Some(format!("write {{{field}: {value}}}")));
+            return None;
+        }
         let entries = self.mapping(node, path, article(info.name).as_str())?;
         self.around.push(info);
         let mut seen: u128 = 0;
@@ -293,6 +298,16 @@ fn describe(node: &Node) -> String {
                 Resolved::Text => format!("the text {text:?}"),
             }
         }
+    }
+}
+
+/// The field that somebody means who writes a plain value in place of a message.
+fn sole_field(info: &MessageInfo) -> Option<&'static str> {
+    let plain = |ty: Type| matches!(ty, Type::String | Type::Bool | Type::Integer { .. } | Type::Number | Type::Duration | Type::Enum(_));
+    match info.fields {
+        [only] if plain(only.ty) => Some(only.name),
+        [first, ..] if info.name == "Destination" && plain(first.ty) => Some(first.name),
+        _ => None,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::node::{Node, Scalar, Span, Style, Value};
 use crate::object::{Kind, Object, Spec};
 use crate::path::Path;
 use crate::table::Status;
-use crate::yaml::{self, YamlError, YamlErrorKind};
+use crate::yaml::{self, Document, YamlError, YamlErrorKind};
 
 /// What a text holds.
 #[derive(Clone, Debug, Default)]
@@ -37,7 +37,7 @@ pub fn parse(file: &str, text: &str) -> Parsed {
     let mut parser = Parser { file: file.into(), text, parsed: Parsed::default() };
     let (documents, errors) = yaml::documents(text);
     for error in errors {
-        parser.yaml_error(error);
+        parser.yaml_error(error, &documents);
     }
     for document in documents {
         parser.object(document.root, document.broken);
@@ -50,7 +50,7 @@ pub fn parse_mesh_config(file: &str, text: &str) -> Parsed {
     let mut parser = Parser { file: file.into(), text, parsed: Parsed::default() };
     let (documents, errors) = yaml::documents(text);
     for error in errors {
-        parser.yaml_error(error);
+        parser.yaml_error(error, &documents);
     }
     for document in documents {
         if document.root.get("apiVersion").is_some() && document.root.get("kind").is_some() {
@@ -91,13 +91,16 @@ impl Parser<'_> {
         self.parsed.findings.push(Finding { severity, code, istio, object, path, message, help, place, related: Vec::new() });
     }
 
-    fn yaml_error(&mut self, error: YamlError) {
+    fn yaml_error(&mut self, error: YamlError, documents: &[Document]) {
         let code = match error.kind {
             YamlErrorKind::Syntax => code::SYNTAX,
             YamlErrorKind::DuplicateKey => code::DUPLICATE_KEY,
             YamlErrorKind::Limit => code::LIMIT,
         };
-        let object = guess_identity(&self.text[error.document.clone()]);
+        // A tree that could be built knows better than a guess at the text.
+        let at = documents.partition_point(|document| (document.root.span.start as usize) < error.document.start);
+        let tree = documents.get(at).map(|document| &document.root).filter(|root| (root.span.start as usize) < error.document.end);
+        let object = tree.map_or_else(|| guess_identity(&self.text[error.document.clone()]), identity);
         self.report(Severity::Error, code, object, "", error.span, error.message, error.help);
         if let (Some(other), Some(finding)) = (error.other, self.parsed.findings.last_mut()) {
             finding.related.push((place(&self.file, other), "first here".into()));
@@ -107,11 +110,20 @@ impl Parser<'_> {
     fn object(&mut self, root: Node, broken: bool) {
         let text = |key: &str| root.get(key).and_then(Node::text).filter(|text| !text.is_empty());
         let (Some(api_version), Some(kind_name)) = (text("apiVersion"), text("kind")) else {
+            if is_kustomization(&self.file) {
+                *self.parsed.skipped.entry("Kustomization".to_owned()).or_default() += 1;
+                return;
+            }
             let missing = if text("kind").is_none() { "kind" } else { "apiVersion" };
             let message = format!("this document is not an object: it has no `{missing}`");
-            return self.report(Severity::Error, code::NOT_AN_OBJECT, String::new(), missing, root.span, message, None);
+            let help = is_release_report(&root).then(|| HELM_REPORT.to_owned());
+            return self.report(Severity::Error, code::NOT_AN_OBJECT, String::new(), missing, root.span, message, help);
         };
-        if kind_name.ends_with("List") && matches!(root.get("items").map(|items| &items.value), Some(Value::Sequence(_))) {
+        let items = root.get("items");
+        if kind_name == "List" && items.is_none_or(Node::is_null) {
+            return;
+        }
+        if kind_name.ends_with("List") && matches!(items.map(|items| &items.value), Some(Value::Sequence(_))) {
             return self.list(root, broken);
         }
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
@@ -203,7 +215,7 @@ impl Parser<'_> {
             error.span = lines.outer(error.span);
             error.other = error.other.map(|span| lines.outer(span));
             error.document = 0..0;
-            self.yaml_error(error);
+            self.yaml_error(error, &[]);
         }
         for mut document in documents {
             lines.move_out(&mut document.root);
@@ -275,6 +287,8 @@ fn read_body(kind: Kind, root: &Node, cx: &mut Decoder<'_>) -> Option<Spec> {
             if !matches!(&*entry.key, "apiVersion" | "kind" | "metadata" | "spec" | "status") {
                 let help = if kind.info().field(&entry.key).is_some() {
                     Some(format!("`{}` belongs under `spec`", entry.key))
+                } else if is_release_report(root) {
+                    Some(HELM_REPORT.to_owned())
                 } else {
                     suggestions(&entry.key, ["metadata", "spec", "status"].into_iter())
                         .first()
@@ -309,6 +323,19 @@ fn refused(group: &str, kind: &str) -> Option<&'static str> {
     }
 }
 
+/// What `helm install --dry-run` prints around the objects.
+const HELM_REPORT: &str = "this is what helm says about a release, not an object: `helm template` prints the objects alone";
+
+fn is_release_report(root: &Node) -> bool {
+    root.get("NOTES").is_some() || root.get("NAME").is_some() && root.get("LAST DEPLOYED").is_some()
+}
+
+/// A kustomization may leave out `apiVersion` and `kind`: its file name says what it is.
+fn is_kustomization(file: &str) -> bool {
+    let name = file.rsplit(['/', '\\']).next().unwrap_or(file);
+    matches!(name, "kustomization.yaml" | "kustomization.yml" | "Kustomization")
+}
+
 /// `Kind namespace/name`, as far as the document says.
 fn identity(root: &Node) -> String {
     let text = |path: &str| root.get("metadata").and_then(|meta| meta.get(path)).and_then(Node::text).unwrap_or("");
@@ -328,25 +355,48 @@ fn describe_identity(kind: &str, namespace: &str, name: &str) -> String {
 
 /// The identity of a document that is not YAML, by its usual layout, so that its last good version can be kept.
 fn guess_identity(document: &str) -> String {
-    let mut in_metadata = false;
+    // Inside `metadata`: how far its fields are indented, once the first of them was seen.
+    let mut metadata: Option<Option<usize>> = None;
     let (mut kind, mut namespace, mut name) = ("", "", "");
     for line in document.lines() {
-        let (key, value) = line.split_once(':').unwrap_or((line, ""));
-        let value = value.split(" #").next().unwrap_or("").trim().trim_matches(['"', '\'']);
-        if !line.starts_with([' ', '\t']) {
-            in_metadata = key == "metadata";
-            if key == "kind" {
-                kind = value;
-            }
-        } else if in_metadata {
+        let body = line.trim_start_matches(' ');
+        let indent = line.len() - body.len();
+        if body.is_empty() || body.starts_with('#') {
+            continue;
+        }
+        let (key, value) = body.split_once(':').unwrap_or((body, ""));
+        if indent == 0 {
+            metadata = (key == "metadata").then_some(None);
             match key {
-                "  name" => name = value,
-                "  namespace" => namespace = value,
+                "kind" => kind = plain(value),
+                "metadata" => {
+                    let inside = value.trim().trim_start_matches('{').trim_end_matches('}');
+                    for (key, value) in inside.split(',').filter_map(|pair| pair.split_once(':')) {
+                        match plain(key) {
+                            "name" => name = plain(value),
+                            "namespace" => namespace = plain(value),
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
+        } else if let Some(fields) = &mut metadata
+            && *fields.get_or_insert(indent) == indent
+        {
+            match key {
+                "name" => name = plain(value),
+                "namespace" => namespace = plain(value),
                 _ => {}
             }
         }
     }
     describe_identity(kind, namespace, name)
+}
+
+/// A value without its comment and quotes.
+fn plain(value: &str) -> &str {
+    value.split(" #").next().unwrap_or("").trim().trim_matches(['"', '\''])
 }
 
 /// Maps places inside the text of a block scalar to places of the file that has it.

@@ -14,6 +14,10 @@ use crate::finding::{Finding, Place, Severity};
 const MAX_RELATED: usize = 6;
 /// Two places of one file that lie further apart are shown in two snippets.
 const MAX_GAP_LINES: usize = 40;
+/// Of a longer line (JSON without line breaks), in bytes, only the neighbourhood of the place is shown: a report costs what it shows.
+const MAX_LINE: usize = 2048;
+/// Bytes shown before and after a place in such a line.
+const AROUND: usize = 60;
 
 /// The texts that places point into, by file name, with an index of their lines so that one report costs its own lines only.
 #[derive(Default)]
@@ -72,6 +76,28 @@ impl<'a> Text<'a> {
             end += 1;
         }
         start..end
+    }
+
+    /// What is shown of a line that is too long to be shown whole, and where the span stands in it.
+    fn piece(&self, span: &Range<usize>) -> Option<(String, Range<usize>)> {
+        let line = self.line_of(span.start);
+        let window = self.window(line, line);
+        if window.len() <= MAX_LINE {
+            return None;
+        }
+        let boundary = |mut at: usize| {
+            while !self.text.is_char_boundary(at) {
+                at -= 1;
+            }
+            at
+        };
+        let end = boundary(span.end.min(span.start + AROUND)).max(span.start);
+        let first = boundary(span.start.saturating_sub(AROUND)).max(window.start);
+        let last = boundary((end + AROUND).min(window.end)).max(end);
+        let before = if first > window.start { "… " } else { "" };
+        let after = if last < window.end { " …" } else { "" };
+        let at = before.len() + span.start - first;
+        Some((format!("{before}{}{after}", &self.text[first..last]), at..at + end - span.start))
     }
 }
 
@@ -134,13 +160,44 @@ fn one(finding: &Finding, sources: &Sources<'_>, renderer: &Renderer) -> String 
     if let Some(help) = &finding.help {
         group = group.element(Level::HELP.message(help));
     }
-    renderer.render(&[group])
+    without_empty_headers(&renderer.render(&[group]))
+}
+
+/// Leaves out the separators that stand before a snippet without a path: a piece of a long line has its place above it already.
+fn without_empty_headers(rendered: &str) -> String {
+    let bare = |line: &str| -> String {
+        let mut pieces = line.split('\u{1b}');
+        let first = pieces.next().unwrap_or_default().to_owned();
+        pieces.filter_map(|piece| piece.split_once('m')).fold(first, |text, (_, rest)| text + rest).trim().to_owned()
+    };
+    let mut kept: Vec<&str> = Vec::new();
+    for line in rendered.lines() {
+        if !line.contains(":::") || bare(line) != ":::" {
+            kept.push(line);
+        } else if kept.last().is_some_and(|last| bare(last) == "|") {
+            kept.pop();
+        }
+    }
+    kept.join("\n")
 }
 
 /// What one box of the report shows: lines of a file with marks, or only where it is when the text is not at hand.
 enum Shown<'a> {
-    Lines { file: &'a str, text: &'a str, first_line: usize, marks: Vec<Annotation<'a>> },
-    Origin { place: &'a Place },
+    Lines {
+        file: &'a str,
+        text: &'a str,
+        first_line: usize,
+        marks: Vec<Annotation<'a>>,
+    },
+    /// A piece of a long line.
+    Piece {
+        place: &'a Place,
+        text: String,
+        mark: Annotation<'a>,
+    },
+    Origin {
+        place: &'a Place,
+    },
 }
 
 impl<'a> Shown<'a> {
@@ -149,11 +206,17 @@ impl<'a> Shown<'a> {
             Self::Lines { file, text, first_line, marks } => {
                 group.element(Snippet::source(text).path(file).line_start(first_line).fold(true).annotations(marks))
             }
-            Self::Origin { place } => {
-                group.element(Origin::path(&*place.file).line(place.line as usize).char_column(place.column as usize))
+            Self::Piece { place, text, mark } => {
+                // Columns of the piece are not those of the file: the place is given apart.
+                group.element(origin(place)).element(Snippet::source(text).line_start(place.line as usize).annotation(mark))
             }
+            Self::Origin { place } => group.element(origin(place)),
         }
     }
+}
+
+fn origin(place: &Place) -> Origin<'_> {
+    Origin::path(&*place.file).line(place.line as usize).char_column(place.column as usize)
 }
 
 struct Mark<'a> {
@@ -177,6 +240,13 @@ fn snippets<'a>(finding: &'a Finding, sources: &Sources<'a>) -> Vec<Shown<'a>> {
             continue;
         };
         let span = text.span(place);
+        if let Some((piece, within)) = text.piece(&span) {
+            let kind = if primary { AnnotationKind::Primary } else { AnnotationKind::Context };
+            let mark = kind.span(within);
+            let mark = if label.is_empty() { mark } else { mark.label(label) };
+            boxes.push(Shown::Piece { place, text: piece, mark });
+            continue;
+        }
         let mark = Mark { line: text.line_of(span.start), span, primary, label };
         match by_file.iter_mut().find(|(file, _)| *file == &*place.file) {
             Some((_, marks)) => marks.push(mark),
@@ -264,6 +334,26 @@ error[PLN1012, IST0106]: unknown field `retrys`
 
 ";
         assert_eq!(got, want);
+    }
+
+    #[test]
+    fn of_a_long_line_only_the_neighbourhood_is_shown_with_the_columns_of_the_file() {
+        let before = "é: 1, ".repeat(20_000);
+        let line = format!("{{{before}\"retrys\": 1, {before}}}");
+        let start = line.find("\"retrys").expect("there");
+        let column = line[..start].chars().count() as u32 + 1;
+        let mut finding = finding();
+        finding.place = Place { file: "a.json".into(), line: 1, column, start: start as u32, end: start as u32 + 8 };
+        finding.related = vec![(Place { start: 1, end: 3, column: 2, ..finding.place.clone() }, "first".into())];
+        let sources = Sources::new([("a.json", line.as_str())]);
+        let started = std::time::Instant::now();
+        let got = text(&vec![finding.clone(); 200], &sources, false);
+        assert!(started.elapsed().as_secs() < 5, "each report reads the whole line: {:?}", started.elapsed());
+        let one = got.split("\n\n").next().expect("a report");
+        assert!(one.contains(&format!("--> a.json:1:{column}")) && one.contains("a.json:1:2"), "{one}");
+        assert!(one.lines().all(|l| l.chars().count() < 200) && one.contains("\"retrys\": 1") && one.contains("^^^^^^^^"), "{one}");
+        assert!(!one.lines().any(|l| l.trim() == ":::"), "{one}");
+        assert_eq!(text(&[finding], &sources, true).lines().count(), one.lines().count() + 1, "colours change nothing else");
     }
 
     #[test]

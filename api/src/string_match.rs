@@ -17,7 +17,7 @@ pub enum StringMatch {
     Prefix(String),
     /// The whole text by an RE2 expression, anchored at both ends.
     Regex(String),
-    /// `{}` or null: there is something to compare (a header, a parameter).
+    /// `{}`, or null as the value of a map: there is something to compare (a header, a parameter).
     Present,
 }
 
@@ -36,7 +36,6 @@ const FIELDS: [&str; 3] = ["exact", "prefix", "regex"];
 
 impl Decode for StringMatch {
     const TYPE: Type = Type::StringMatch;
-    const TAKES_NULL: bool = true;
 
     fn decode(node: &Node, path: &Path<'_>, cx: &mut Decoder<'_>) -> Option<Self> {
         if node.is_null() {

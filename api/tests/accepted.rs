@@ -119,3 +119,28 @@ fn secrets_do_not_print() {
     let printed = format!("{:?}", parsed.objects[0].secret());
     assert!(!printed.contains("hunter2") && !printed.contains("115"), "{printed}");
 }
+
+#[test]
+fn null_leaves_a_field_out_and_means_presence_as_the_value_of_a_map() {
+    let text = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a, namespace: ~}\nspec:\n  hosts: [a]\n  tcp:\n  http:\n  - match:\n    - uri:\n      method: null\n      headers: {x-a: , x-b: {exact: null}}\n    timeout: ~\n    route: [{destination: {host: a, port: null}, weight: , headers: null}]\n";
+    let parsed = parse("a.yaml", text);
+    let object = parsed.objects.into_iter().next().expect("an object");
+    let (valid, findings) = validate(object);
+    assert!(parsed.findings.is_empty() && findings.is_empty(), "{:?} {findings:?}", parsed.findings);
+    let valid = valid.expect("valid");
+    let condition = &valid.virtual_service().expect("one").http[0].r#match[0];
+    assert_eq!((&condition.uri, &condition.method), (&None, &None));
+    assert_eq!(condition.headers.values().collect::<Vec<_>>(), [&StringMatch::Present, &StringMatch::Present]);
+}
+
+#[test]
+fn lists_without_items_and_kustomizations_without_a_kind_are_no_mistake() {
+    for text in ["{\"apiVersion\":\"v1\",\"kind\":\"List\",\"items\":null}", "apiVersion: v1\nkind: List\n"] {
+        let parsed = parse("a.json", text);
+        assert!(parsed.findings.is_empty() && parsed.skipped.is_empty(), "{parsed:?}");
+    }
+    let parsed = parse("base/kustomization.yaml", "resources: [a.yaml]\n");
+    assert!(parsed.findings.is_empty(), "{:?}", parsed.findings);
+    assert_eq!(parsed.skipped.get("Kustomization"), Some(&1));
+    assert_eq!(parse("base/other.yaml", "resources: [a.yaml]\n").findings.len(), 1);
+}

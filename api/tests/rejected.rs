@@ -88,6 +88,8 @@ fn what_is_not_yaml_is_said_with_the_object_it_was() {
             6,
             "render",
         ),
+        ("kind: Service\nmetadata: {name: 'a', namespace: b}\nspec: [\n", "Service b/a", 4, ""),
+        ("kind: Service\nmetadata:\n    # of\n    labels:\n        name: x\n    name: a\nspec: [\n", "Service default/a", 8, ""),
         ("a: b: c\n", "", 1, ""),
         ("a: 'b\n", "", 2, ""),
     ];
@@ -143,10 +145,37 @@ fn a_typo_is_answered_with_what_was_meant() {
         ("http: [{match: [{headers: {version: {exact: 1.10}}}]}]", "quote it: \"1.10\""),
         ("http: [{match: [{uri: /a}]}]", "write {exact: \"/a\"}, or prefix, or regex"),
         ("http: [{route: [{destination: {host: a, port: {name: http}}}]}]", "use `number`"),
+        ("http: [{route: [{destination: {host: a, port: 80}}]}]", "write {number: 80}"),
+        ("http: [{route: [{destination: a}]}]", "write {host: a}"),
+        ("http: [{route: [], fault: {abort: {percentage: 10}}}]", "write {value: 10}"),
     ];
     for (spec, help) in cases {
         let text = format!("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: a}}\nspec: {{{spec}}}\n");
         let parsed = parse("a.yaml", &text);
         assert_eq!(parsed.findings.first().and_then(|f| f.help.as_deref()), Some(help), "{spec}: {:?}", parsed.findings);
     }
+}
+
+#[test]
+fn equal_keys_are_said_with_the_object_that_has_them() {
+    let text = "# c\n---\nkind: Service\napiVersion: v1\nmetadata: {labels: {}, name: a}\nspec: {a: 1, a: 2}\n---\na: 1\na: 2\n";
+    let said: Vec<_> = parse("a.yaml", text).findings.into_iter().map(|f| (f.code, f.object, f.place.line)).collect();
+    assert_eq!(said[0], (code::DUPLICATE_KEY, "Service default/a".to_owned(), 6));
+    assert!(said.contains(&(code::DUPLICATE_KEY, String::new(), 9)), "{said:?}");
+}
+
+#[test]
+fn what_helm_says_about_a_release_is_answered_with_helm_template() {
+    let text = "NAME: shop\nLAST DEPLOYED: today\nMANIFEST:\n---\n# Source: a\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: a}\nspec: {host: a}\nNOTES:\n1. Run this:\n";
+    let parsed = parse("<stdin>", text);
+    let lines: Vec<u32> = parsed.findings.iter().map(|f| f.place.line).collect();
+    assert_eq!(lines, [1, 10, 11]);
+    assert!(parsed.findings.iter().all(|f| f.help.as_deref().is_some_and(|help| help.contains("helm template"))), "{:?}", parsed.findings);
+}
+
+#[test]
+fn a_field_that_could_not_be_read_is_not_also_reported_as_missing_hosts() {
+    let text = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\nspec: {hsts: [a], http: [{route: [{destination: {host: a}}]}]}\n";
+    let said: Vec<_> = findings("a.yaml", text).into_iter().map(|f| f.code).collect();
+    assert_eq!(said, [code::UNKNOWN_FIELD]);
 }

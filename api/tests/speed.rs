@@ -1,4 +1,5 @@
-//! Reading and checking is fast enough to run on every save. The bounds hold for optimised builds; without optimisation they are ten times as wide.
+//! Reading and checking is fast enough to run on every save. The bounds hold for optimised builds (`cargo test --release`); without
+//! optimisation they are twenty times as wide, which still tells linear from quadratic.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -125,7 +126,7 @@ fn best(text: &str, documents: usize) -> Duration {
 }
 
 fn bound(optimised: Duration) -> Duration {
-    if cfg!(debug_assertions) { optimised * 10 } else { optimised }
+    if cfg!(debug_assertions) { optimised * 20 } else { optimised }
 }
 
 #[test]

@@ -41,6 +41,11 @@ impl<'a> Check<'a> {
         self.object.has(&path.to_string())
     }
 
+    /// Whether everything that is written could be read.
+    pub(super) fn is_readable(&self) -> bool {
+        self.object.is_readable()
+    }
+
     pub(super) fn namespace(&self) -> &'a str {
         &self.object.meta.namespace
     }
