@@ -119,6 +119,23 @@ fn proxies_that_see_the_same_share_the_same_bytes() {
     assert_eq!(a.body.as_ptr(), b.body.as_ptr(), "endpoints do not depend on who asks");
 }
 
+#[test]
+fn strangers_that_come_and_go_leave_nothing_behind() {
+    let translator = world::translator().0;
+    let world = build(1, objects(&(SERVICES.to_owned() + &route("reviews"))), None);
+    let client = node(&world, "client as pillion");
+    let held = translator.translate(&world, &client);
+    for number in 0..500 {
+        let mut stranger = client.clone();
+        (stranger.id, stranger.namespace) = (format!("stranger-{number}"), format!("ns-{number}"));
+        translator.translate(&world, &stranger);
+    }
+    assert!(translator.scopes() <= 40, "{} kinds of clients are remembered", translator.scopes());
+    let translated = translator.virtual_hosts_translated();
+    assert!(Arc::ptr_eq(&held, &translator.translate(&world, &client)), "who is served is remembered");
+    assert_eq!(translator.virtual_hosts_translated(), translated);
+}
+
 fn with_ready(all: &Instances, name: &str, ready: bool) -> Instances {
     let mut all = all.as_ref().clone();
     all.values_mut().filter(|instance| instance.id.name == name).for_each(|instance| instance.ready = ready);

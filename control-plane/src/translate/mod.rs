@@ -19,7 +19,10 @@ mod scope;
 mod virtual_hosts;
 mod wire;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use pillion_xds::{
@@ -37,6 +40,9 @@ use crate::{
 };
 use layout::Layout;
 use scope::{Client, Scope};
+
+/// Configurations that are remembered although no stream may have them any more.
+const MOST_IDLE: usize = 32;
 
 /// Translates every generation for every node. Shared by all streams.
 pub struct Translator {
@@ -57,6 +63,8 @@ struct Cache {
     /// What clients of a scope share at the current generation.
     shared: HashMap<Scope, Arc<Shared>>,
     nodes: HashMap<Node, Arc<NodeConfig>>,
+    /// With so many nodes, those that are gone are forgotten.
+    full: usize,
 }
 
 /// A layout depends on the services, the mesh, and the hosts without a service.
@@ -92,9 +100,15 @@ impl Translator {
         if let Some(known) = cache.nodes.get(node) {
             return known.clone();
         }
+        cache.make_room(world);
         let config = Arc::new(cache.config(world, node));
         cache.nodes.insert(node.clone(), config.clone());
         config
+    }
+
+    /// How many kinds of clients are remembered.
+    pub fn scopes(&self) -> usize {
+        self.cache.lock().shared.len()
     }
 
     /// How many virtual hosts were translated so far, those taken from the cache not counted.
@@ -128,6 +142,21 @@ impl Cache {
         self.parts.retain(|(scope, _), _| used.contains_key(scope));
         self.virtual_hosts.sweep(generation);
         self.endpoints.sweep(generation);
+    }
+
+    /// Forgets whom no stream serves any more: clients that come under ever new names must not fill the memory.
+    fn make_room(&mut self, world: &World) {
+        if self.nodes.len() < self.full.max(MOST_IDLE) {
+            return;
+        }
+        self.nodes.retain(|_, config| Arc::strong_count(config) > 1);
+        let used: HashSet<Scope> = self.nodes.keys().map(|node| Scope::of(world, node)).collect();
+        self.shared.retain(|scope, _| used.contains(scope));
+        self.layouts.retain(|scope, _| used.contains(scope));
+        self.parts.retain(|(scope, _), _| used.contains(scope));
+        self.virtual_hosts.forget_unshared();
+        // Twice as many as are in use, so that looking for them costs little per client.
+        self.full = self.nodes.len() * 2;
     }
 
     fn config(&mut self, world: &World, node: &Node) -> NodeConfig {

@@ -67,6 +67,11 @@ impl VirtualHostCache {
         self.made.retain(|_, made| made.used + 1 >= generation);
     }
 
+    /// Forgets what no client has.
+    pub fn forget_unshared(&mut self) {
+        self.made.retain(|_, made| !made.resource.body.is_unique());
+    }
+
     /// Every virtual host of a table in order, without the last one for unknown hosts.
     pub fn table(&mut self, client: &Client<'_>, table: &Table) -> Vec<Encoded> {
         table.slots.iter().filter_map(|slot| self.slot(client, slot)).collect()
