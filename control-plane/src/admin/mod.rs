@@ -105,7 +105,8 @@ fn without_port(host: &str) -> &str {
 }
 
 async fn proxies(State(admin): State<Admin>) -> Response {
-    Json(ProxyList { generation: admin.worlds.borrow().generation, proxies: admin.proxies.snapshot() }).into_response()
+    let world = admin.worlds.borrow().clone();
+    Json(ProxyList::of(&world, admin.proxies.snapshot())).into_response()
 }
 
 async fn config(State(admin): State<Admin>) -> Response {

@@ -3,7 +3,10 @@
 //! In:  [`Review`]s, statuses, history.
 //! Out: serializable answers.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use pillion_api::{
     effective::Unenforced,
@@ -13,7 +16,10 @@ use serde::Serialize;
 
 use super::history::Generation;
 use crate::{
-    model::store::{Review, State},
+    model::{
+        store::{Review, State},
+        world::World,
+    },
     push::status::ProxyStatus,
 };
 
@@ -24,6 +30,18 @@ pub struct ProxyList {
     pub generation: u64,
     /// By node.
     pub proxies: Vec<ProxyStatus>,
+    /// Instances that run here (`instance.namespace`) and whose proxy is not connected.
+    pub missing: Vec<String>,
+}
+
+impl ProxyList {
+    /// Who is connected, and who should be.
+    pub fn of(world: &World, proxies: Vec<ProxyStatus>) -> Self {
+        let connected: HashSet<(&str, &str)> = proxies.iter().map(|proxy| (proxy.namespace.as_str(), proxy.instance.as_str())).collect();
+        let missing = world.instances.keys().filter(|id| !connected.contains(&(id.namespace.as_str(), id.name.as_str())));
+        let missing = missing.map(|id| format!("{}.{}", id.name, id.namespace)).collect();
+        Self { generation: world.generation, missing, proxies }
+    }
 }
 
 /// `/api/v1/config`

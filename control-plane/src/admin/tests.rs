@@ -2,9 +2,14 @@ use axum::body::{Body, to_bytes};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::{
-    model::store::Store,
+    model::{
+        instance::{Instance, InstanceId},
+        store::Store,
+    },
     push,
     source::change::{Change, Content},
 };
@@ -61,7 +66,7 @@ fn loopback() -> SocketAddr {
 #[tokio::test]
 async fn the_shapes_of_the_api_are_as_promised() {
     let api = api(admin(), loopback());
-    assert_eq!(json(&api, "/api/v1/proxies").await, json!({"generation": 1, "proxies": []}));
+    assert_eq!(json(&api, "/api/v1/proxies").await, json!({"generation": 1, "proxies": [], "missing": []}));
     assert_eq!(
         json(&api, "/api/v1/config").await,
         json!({
@@ -88,6 +93,25 @@ async fn the_shapes_of_the_api_are_as_promised() {
         (&newest["generation"], &newest["changes"], &newest["acked"], &newest["proxies"], &newest["ms"]),
         (&json!(1), &json!(["read at the start"]), &json!(2), &json!(3), &json!(41))
     );
+}
+
+#[tokio::test]
+async fn an_instance_without_its_proxy_is_missing() {
+    let mut store = Store::new("cluster.local");
+    let id = InstanceId { namespace: "default".into(), name: "product-0".into() };
+    let instance = Instance {
+        id: id.clone(),
+        workload: "product".into(),
+        replica: 0,
+        labels: BTreeMap::new(),
+        service_account: "default".into(),
+        gateway: false,
+        ports: vec![],
+        ready: true,
+    };
+    let world = store.apply(vec![], Some(Arc::new(BTreeMap::from([(id, instance)])))).world.unwrap();
+    let api = api(Admin { worlds: watch::Sender::new(world).subscribe(), ..admin() }, loopback());
+    assert_eq!(json(&api, "/api/v1/proxies").await["missing"], json!(["product-0.default"]));
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ pub enum Event {
         acked: usize,
         elapsed: Duration,
     },
-    /// These proxies are behind for [`LATE`]; said once for each until it has caught up.
+    /// These proxies are behind for [`LATE`]; said once for each, and once more for every later generation.
     Late {
         generation: u64,
         proxies: usize,
@@ -203,7 +203,8 @@ struct Stream {
     sizes: BTreeMap<ResourceType, usize>,
     in_flight: BTreeMap<ResourceType, InFlight>,
     nack: Option<NackStatus>,
-    late_said: bool,
+    /// The newest generation it was said to be late for; 0 when it is not late.
+    late_said: u64,
 }
 
 impl Proxies {
@@ -301,7 +302,7 @@ impl Proxies {
             sizes: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             nack: None,
-            late_said: false,
+            late_said: 0,
         };
         state.streams.insert(id, stream);
         drop(state);
@@ -318,8 +319,7 @@ impl Proxies {
     /// When the next proxy becomes late.
     pub(super) fn next_late(&self) -> Option<Instant> {
         let state = self.0.state.lock();
-        let behind = state.streams.values().filter(|stream| !stream.late_said).filter_map(|stream| state.behind_since(stream));
-        behind.min().map(|since| since + LATE)
+        state.streams.values().filter_map(|stream| state.late_at(stream)).min()
     }
 
     /// Resolves when [`Self::next_late`] may have moved.
@@ -330,13 +330,13 @@ impl Proxies {
     /// Names who has become late.
     pub(super) fn tell_late(&self, now: Instant) {
         let mut state = self.0.state.lock();
-        let is_late = |stream: &Stream| state.behind_since(stream).is_some_and(|since| now.duration_since(since) >= LATE);
-        let ids: Vec<u64> = state.streams.iter().filter(|(_, stream)| !stream.late_said && is_late(stream)).map(|(id, _)| *id).collect();
+        let is_late = |stream: &Stream| state.late_at(stream).is_some_and(|at| at <= now);
+        let ids: Vec<u64> = state.streams.iter().filter(|(_, stream)| is_late(stream)).map(|(id, _)| *id).collect();
         let Some((generation, _)) = state.published.back().copied().filter(|_| !ids.is_empty()) else { return };
         let mut late = Vec::new();
         for id in ids {
             let Some(stream) = state.streams.get_mut(&id) else { continue };
-            stream.late_said = true;
+            stream.late_said = generation;
             let unanswered: Vec<_> = stream.in_flight.keys().copied().collect();
             tracing::warn!(proxy = stream.node.id, generation, ?unanswered, "proxy is late");
             late.push(LateProxy { proxy: stream.node.clone(), unanswered });
@@ -390,6 +390,17 @@ impl State {
         }
         let noticed = self.published.iter().find(|(generation, _)| *generation > stream.done).map(|(_, noticed)| *noticed);
         Some(noticed.map_or(stream.connected, |noticed| noticed.max(stream.connected)))
+    }
+
+    /// When it is to be said that this stream is late: once for as long as it is, and once for every later generation, whose editor waits for a
+    /// line, too.
+    fn late_at(&self, stream: &Stream) -> Option<Instant> {
+        let since = self.behind_since(stream)?;
+        if stream.late_said == 0 {
+            return Some(since + LATE);
+        }
+        let (generation, noticed) = *self.published.back()?;
+        (generation > stream.late_said).then_some(noticed + LATE)
     }
 
     fn status(&self, stream: &Stream, now: Instant) -> ProxyStatus {
@@ -465,7 +476,7 @@ impl Entry {
         stream.in_flight = session.in_flight();
         if caught_up {
             stream.done = progress.target;
-            stream.late_said = false;
+            stream.late_said = 0;
             proxies.announce(&mut state, now);
         }
         drop(state);

@@ -186,6 +186,30 @@ async fn a_proxy_that_does_not_answer_is_named_after_thirty_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_generation_that_waits_for_a_late_proxy_says_so() {
+    let plane = Plane::start();
+    let mut events = plane.proxies.events();
+    plane.set(1, &["a"], &[]);
+    let mut silent = DeltaStream::open(&plane.dial).await;
+    silent.ask(ResourceType::Cluster, &[], Some(&node("silent"))).await;
+    silent.next().await;
+    for generation in 1..4 {
+        if generation > 1 {
+            plane.set(generation, &["a", &format!("c{generation}")], &[]);
+        }
+        let begun = tokio::time::Instant::now();
+        let late = event(&mut events, |event| matches!(event, Event::Late { .. })).await;
+        let Event::Late { generation: said, late, .. } = late else { unreachable!() };
+        assert_eq!((said, late.len()), (generation, 1));
+        assert!(begun.elapsed() >= Duration::from_secs(29), "{:?}", begun.elapsed());
+        // Nothing more of this generation.
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let again = std::iter::from_fn(|| events.try_recv().ok()).find(|event| matches!(event, Event::Late { .. }));
+        assert!(again.is_none(), "{again:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn changes_that_come_together_are_one_push() {
     let plane = Plane::start();
     let mut events = plane.proxies.events();
