@@ -170,7 +170,8 @@ struct State {
 /// Removes the file when dropped, unless another mesh has replaced it.
 #[derive(Debug)]
 pub struct StateFile {
-    path: PathBuf,
+    path: StatePath,
+    api: SocketAddr,
     pid: u32,
 }
 
@@ -194,6 +195,12 @@ impl StatePath {
 
     /// Tells other commands that the API of this process is at `api`. The newest mesh of a user is the one that is found.
     pub fn write(&self, api: SocketAddr) -> io::Result<StateFile> {
+        let pid = std::process::id();
+        self.put(api, pid)?;
+        Ok(StateFile { path: self.clone(), api, pid })
+    }
+
+    fn put(&self, api: SocketAddr, pid: u32) -> io::Result<()> {
         let folder = self.0.parent().unwrap_or(Path::new("/"));
         match fs::DirBuilder::new().mode(0o700).create(folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -202,22 +209,30 @@ impl StatePath {
             }
             _ => {}
         }
-        let pid = std::process::id();
         let fresh = folder.join(format!("run.json.{pid}"));
         let text = serde_json::to_vec(&State { api: format!("http://{api}"), pid })?;
         let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
         file.write_all(&text)?;
-        fs::rename(&fresh, &self.0)?;
-        Ok(StateFile { path: self.0.clone(), pid })
+        fs::rename(&fresh, &self.0)
+    }
+}
+
+impl StateFile {
+    /// Writes the file again when the mesh that had replaced it is gone.
+    pub fn keep(&self) {
+        if self.path.read().is_none() {
+            // As at the start: without the file, others need `--api`.
+            let _ = self.path.put(self.api, self.pid);
+        }
     }
 }
 
 impl Drop for StateFile {
     fn drop(&mut self) {
-        let state = fs::read(&self.path).ok().and_then(|text| serde_json::from_slice::<State>(&text).ok());
+        let state = fs::read(&self.path.0).ok().and_then(|text| serde_json::from_slice::<State>(&text).ok());
         if state.is_some_and(|state| state.pid == self.pid) {
             // A file left behind is recognised by its process.
-            let _ = fs::remove_file(&self.path);
+            let _ = fs::remove_file(&self.path.0);
         }
     }
 }
@@ -276,8 +291,27 @@ mod tests {
         fs::write(&path.0, r#"{"api":"http://127.0.0.1:1","pid":4194305}"#).unwrap();
         assert_eq!(path.read(), None);
         let other = fs::read(&path.0).unwrap();
-        drop(StateFile { path: path.0.clone(), pid: 1 });
+        drop(StateFile { path: path.clone(), api, pid: 1 });
         assert_eq!(fs::read(&path.0).unwrap(), other, "the file of another mesh stays");
+    }
+
+    #[test]
+    fn a_mesh_is_found_again_when_a_newer_one_is_gone() {
+        let home = tempfile::tempdir().unwrap();
+        let path = StatePath(home.path().join("pillion/run.json"));
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let first = path.write(address(1)).unwrap();
+        let second = path.write(address(2)).unwrap();
+        first.keep();
+        assert_eq!(path.read().as_deref(), Some("127.0.0.1:2"), "the newest one is found");
+        drop(second);
+        assert_eq!(path.read(), None);
+        first.keep();
+        assert_eq!(path.read().as_deref(), Some("127.0.0.1:1"));
+        // A newer one that was killed.
+        fs::write(&path.0, r#"{"api":"http://127.0.0.1:2","pid":4194305}"#).unwrap();
+        first.keep();
+        assert_eq!(path.read().as_deref(), Some("127.0.0.1:1"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::admin_client::ApiError;
 
 /// Something of the mesh is wrong, or the command failed.
 pub const WRONG: u8 = 1;
-/// Nobody answers.
+/// No control plane answers.
 pub const UNREACHABLE: u8 = 3;
 
 /// What to print.
@@ -59,9 +59,13 @@ pub fn finish(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCo
         let mut out = anstream::AutoStream::auto(std::io::stderr());
         // Nobody is left to tell when standard error is closed.
         let _ = writeln!(out, "pillion: {error:#}");
-        let unreachable = matches!(error.downcast_ref(), Some(ApiError::Unreachable { .. }));
-        ExitCode::from(if unreachable { UNREACHABLE } else { WRONG })
+        ExitCode::from(code(&error))
     })
+}
+
+/// A stranger's answer says nothing of the mesh, either.
+fn code(error: &anyhow::Error) -> u8 {
+    if error.is::<ApiError>() { UNREACHABLE } else { WRONG }
 }
 
 /// `0 s`, `41 ms`, `12 s`, `3 m`, `5 h`, `2 d`: the one unit that matters.
@@ -91,6 +95,14 @@ mod tests {
         table.add_row(["value", "x"]);
         let lines: Vec<String> = table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
         assert_eq!(lines, ["A      LONG", "value  x"]);
+    }
+
+    #[test]
+    fn no_answer_of_a_control_plane_has_a_code_of_its_own() {
+        let (authority, path) = ("127.0.0.1:1".to_owned(), "/api/v1/proxies".to_owned());
+        let refused = ApiError::Refused { authority, path, status: hyper::StatusCode::NOT_FOUND, message: String::new() };
+        assert_eq!(code(&refused.into()), UNREACHABLE);
+        assert_eq!(code(&anyhow::anyhow!("something else")), WRONG);
     }
 
     #[test]

@@ -295,3 +295,76 @@ fn a_taken_port_is_named_with_its_owner_and_awaited() {
     drop(taken);
     assert_eq!(bare(&mesh.event("ready")["workloads"][0]["ports"][0]["app"]), format!("127.0.0.1:{port}"));
 }
+
+#[test]
+fn a_terminal_that_stands_still_does_not_keep_the_mesh() {
+    let home = tempfile::tempdir().unwrap();
+    fs::create_dir(home.path().join("mesh")).unwrap();
+    let flood = workload("flood", "  command: [sh, -c, 'touch runs; yes']\n", "  readinessProbe: {exec: {command: [test, -e, runs]}}\n");
+    fs::write(home.path().join("mesh/a.yaml"), flood).unwrap();
+    let mut command = Command::new(PILLION);
+    let addresses = ["--api", "0", "--metrics", "0", "--xds", "0"];
+    command.args(["run", "mesh"]).args(addresses).current_dir(home.path()).env("XDG_RUNTIME_DIR", home.path());
+    // Nobody reads, and more than the pipe holds is written.
+    let mut mesh = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let start = Instant::now();
+    while !home.path().join("mesh/runs").exists() {
+        assert!(start.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(Command::new("kill").arg(mesh.id().to_string()).status().unwrap().success());
+    let code = loop {
+        if let Some(status) = mesh.try_wait().unwrap() {
+            break status.code();
+        }
+        if start.elapsed() > PATIENCE {
+            mesh.kill().unwrap();
+            panic!("it waits for its terminal");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(code, Some(0));
+}
+
+#[test]
+fn a_pipe_among_the_files_holds_nothing_up() {
+    let home = tempfile::tempdir().unwrap();
+    fs::create_dir(home.path().join("mesh")).unwrap();
+    fs::write(home.path().join("mesh/a.yaml"), shop("v1")).unwrap();
+    assert!(Command::new("mkfifo").arg(home.path().join("mesh/pipe.yaml")).status().unwrap().success());
+    let mut child = Mesh::command(&home).spawn().unwrap();
+    let (sender, lines) = mpsc::channel();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let first = lines.recv_timeout(PATIENCE);
+    let second = lines.recv_timeout(PATIENCE);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(first.unwrap().contains("pipe.yaml is neither a file nor a folder"));
+    assert!(second.unwrap().contains("\"ready\""));
+}
+
+#[test]
+fn a_program_that_is_not_there_holds_ready_back_and_newcomers_say_where_they_are() {
+    let missing = workload("gone", "  command: [./not-there]\n", "").replace("  ports: [{name: http, containerPort: 9080}]\n", "");
+    let mesh = Mesh::start(&format!("{}{missing}", shop("v1")));
+    let error = mesh.event("error");
+    assert!(error["message"].as_str().unwrap().starts_with("gone-0: exited with status 127"), "{error}");
+    std::thread::sleep(Duration::from_secs(1));
+    let early: Vec<Value> = mesh.events.try_iter().filter(|event| event["event"] == "ready").collect();
+    assert!(early.is_empty(), "{early:?}");
+    mesh.write(&shop("v1"));
+    mesh.event("ready");
+    mesh.write(&format!("{}{}", shop("v1"), shop("v2")));
+    eventually("the newcomer's addresses are said", &mesh, || mesh.log().contains("v2-0: its proxy is http://127.0.0.1:"));
+}
+
+#[test]
+fn policies_that_are_not_enforced_are_said_with_json_too() {
+    let policy =
+        "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: strict}\nspec: {mtls: {mode: STRICT}}\n";
+    let mesh = Mesh::start(&format!("{}{policy}", shop("v1")));
+    mesh.event("ready");
+    assert!(mesh.log().contains("NOT ENFORCED") && mesh.log().contains("PeerAuthentication default/strict"), "{}", mesh.log());
+}

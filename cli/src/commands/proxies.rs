@@ -1,7 +1,7 @@
 //! `pillion proxies`: every proxy that is connected, and which generation it has.
 //!
 //! In:  `/api/v1/proxies`.
-//! Out: a table or JSON; exit code 1 when a proxy refuses something or is late, 3 when nobody answers.
+//! Out: a table or JSON; exit code 1 when a proxy refuses something, is late or not connected, 3 when nobody answers.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -20,7 +20,7 @@ Examples:
   pillion proxies -o json               everything that is known of each
 
 STATE is synced, pending (something is to be sent or answered), late (pending for more than 30 s) or refused (it keeps what it had).
-Exit code: 0, 1 when a proxy is late or refuses something, 2 wrong use, 3 when nobody answers.";
+Exit code: 0, 1 when a proxy is late, refuses something or is not connected, 2 wrong use, 3 when no control plane answers.";
 
 /// A proxy that is behind for this long is late, as the control plane says it.
 const LATE: Duration = pillion_control_plane::push::status::LATE;
@@ -42,6 +42,8 @@ pub struct Args {
 pub struct List {
     pub generation: u64,
     pub proxies: Vec<Proxy>,
+    /// `instance.namespace` of those whose proxy is not connected.
+    pub missing: Vec<String>,
 }
 
 /// One proxy.
@@ -106,12 +108,12 @@ async fn show(args: Args) -> anyhow::Result<ExitCode> {
         Format::Json => output::json(&answer)?,
         Format::Table => output::say(&text(&list, Timestamp::now(), &api.to_string())),
     }
-    let wrong = list.proxies.iter().any(|proxy| proxy.is_late() || proxy.is_refusing());
+    let wrong = !list.missing.is_empty() || list.proxies.iter().any(|proxy| proxy.is_late() || proxy.is_refusing());
     Ok(ExitCode::from(if wrong { output::WRONG } else { 0 }))
 }
 
 fn text(list: &List, now: Timestamp, api: &str) -> String {
-    if list.proxies.is_empty() {
+    if list.proxies.is_empty() && list.missing.is_empty() {
         return format!("No proxy is connected to the control plane at {api} (generation {}).", list.generation);
     }
     let mut table = output::table(["PROXY", "WORKLOAD", "ROLE", "STATE", "GENERATION", "BEHIND", "VERSION", "CONNECTED"]);
@@ -131,6 +133,9 @@ fn text(list: &List, now: Timestamp, api: &str) -> String {
         ]);
     }
     let mut text = table.to_string();
+    if !list.missing.is_empty() {
+        text += &format!("\n\nNot connected: {}", list.missing.join(", "));
+    }
     for proxy in list.proxies.iter().filter(|proxy| proxy.is_refusing()) {
         let Some(nack) = &proxy.last_nack else { continue };
         text += &format!(
@@ -174,8 +179,15 @@ mod tests {
     }
 
     #[test]
+    fn who_should_be_there_is_named() {
+        let list: List = serde_json::from_str(r#"{"generation": 7, "proxies": [], "missing": ["order-0.default"]}"#).unwrap();
+        let text = text(&list, Timestamp::UNIX_EPOCH, "http://x");
+        assert!(text.ends_with("\n\nNot connected: order-0.default"), "{text}");
+    }
+
+    #[test]
     fn without_proxies_there_is_a_sentence() {
-        let text = text(&List { generation: 3, proxies: Vec::new() }, Timestamp::UNIX_EPOCH, "http://x");
+        let text = text(&List { generation: 3, ..List::default() }, Timestamp::UNIX_EPOCH, "http://x");
         assert_eq!(text, "No proxy is connected to the control plane at http://x (generation 3).");
     }
 }

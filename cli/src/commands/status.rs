@@ -21,8 +21,8 @@ Examples:
   pillion status --api 127.0.0.1:15080
   pillion status -o json | jq .findings.errors
 
-Exit code: 0 all is well, 1 something is wrong (an error in the configuration, a policy that is not enforced, a proxy that is late or refuses),
-2 wrong use, 3 when nobody answers.";
+Exit code: 0 all is well, 1 something is wrong (an error in the configuration, a policy that is not enforced, a proxy that is late, refuses
+or is not connected), 2 wrong use, 3 when no control plane answers.";
 
 /// Findings that are shown; `pillion validate` shows all.
 const SHOWN: usize = 5;
@@ -147,6 +147,7 @@ struct ProxySummary {
     pending: usize,
     late: Vec<String>,
     refusing: Vec<String>,
+    missing: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -209,7 +210,13 @@ fn summary(api: String, answers: Answers, ms: Option<u64>) -> Summary {
         findings.findings.into_iter().filter(|finding| matches!(finding.severity.as_str(), "error" | "warning")).collect();
     first.sort_by_key(|finding| finding.severity != "error");
     first.truncate(SHOWN);
-    let ok = findings.errors == 0 && late.is_empty() && refusing.is_empty() && config.unenforced.is_empty() && quarantined.is_empty();
+    let missing = proxies.missing.clone();
+    let ok = findings.errors == 0
+        && missing.is_empty()
+        && late.is_empty()
+        && refusing.is_empty()
+        && config.unenforced.is_empty()
+        && quarantined.is_empty();
     Summary {
         api,
         generation: generations.generation,
@@ -220,6 +227,7 @@ fn summary(api: String, answers: Answers, ms: Option<u64>) -> Summary {
             pending: connected.saturating_sub(synced + late.len() + refusing.len()),
             late,
             refusing,
+            missing,
         },
         objects: ObjectSummary { in_force: config.objects.len() - quarantined.len(), quarantined, skipped: config.skipped.values().sum() },
         findings: FindingSummary { errors: findings.errors, warnings: findings.warnings, notes: findings.notes, first },
@@ -251,8 +259,12 @@ fn text(summary: &Summary, story: &str) -> String {
     lines.push(format!("{bold}generation{bold:#}  {}{reached}{story}", summary.generation));
     let proxies = &summary.proxies;
     lines.push(format!("{bold}proxies{bold:#}     {} of {} in sync{}", proxies.synced, proxies.connected, pending(proxies.pending)));
-    for (names, words) in [(&proxies.late, "late for more than 30 s"), (&proxies.refusing, "refusing a part (`pillion proxies` says what)")]
-    {
+    let groups = [
+        (&proxies.late, "late for more than 30 s"),
+        (&proxies.refusing, "refusing a part (`pillion proxies` says what)"),
+        (&proxies.missing, "not connected"),
+    ];
+    for (names, words) in groups {
         if !names.is_empty() {
             let rest = if names.len() > NAMED { format!(" and {} more", names.len() - NAMED) } else { String::new() };
             lines.push(format!("            {red}{words}: {}{rest}{red:#}", names[..names.len().min(NAMED)].join(", ")));
@@ -353,7 +365,7 @@ mod tests {
             r#"{"errors": 1, "warnings": 6, "notes": 0, "findings": [
                 {"severity": "warning", "code": "PLN2", "message": "second"},
                 {"severity": "error", "code": "PLN1", "object": "VirtualService default/product", "path": "spec.hots", "message": "unknown field", "help": "did you mean `hosts`?", "place": {"file": "a.yaml", "line": 4, "column": 3}}]}"#,
-            r#"{"generation": 7, "proxies": [{"instance": "a", "namespace": "n", "state": "pending", "lag_ms": 40000}, {"node": "b", "state": "refused"}]}"#,
+            r#"{"generation": 7, "proxies": [{"instance": "a", "namespace": "n", "state": "pending", "lag_ms": 40000}, {"node": "b", "state": "refused"}], "missing": ["c-0.n"]}"#,
         );
         let summary = summary("http://x".into(), answers, None);
         assert!(!summary.ok);
@@ -365,6 +377,7 @@ mod tests {
             "proxies     0 of 2 in sync\n",
             "            late for more than 30 s: a.n\n",
             "            refusing a part (`pillion proxies` says what): b\n",
+            "            not connected: c-0.n\n",
             "objects     0 in force, 1 quarantined\n",
             "            VirtualService default/product (a.yaml:3): its last good version is in force\n",
             "findings    1 error, 6 warnings, 0 notes\n",

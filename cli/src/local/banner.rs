@@ -19,8 +19,8 @@ pub struct Facts {
     pub proxies: usize,
     pub workloads: Vec<ReplicaAddress>,
     pub gateways: Vec<GatewayAddress>,
-    /// A gateway's ports that are served elsewhere: (logical, real).
-    pub moved: Vec<(u16, u16)>,
+    /// A gateway's ports that are served elsewhere: (logical, real, why as the end of "port 80 …").
+    pub moved: Vec<(u16, u16, String)>,
     /// Commands to copy, each with what it shows.
     pub tries: Vec<(String, String)>,
     /// `file:line` and what can be changed there.
@@ -43,17 +43,20 @@ fn write_card(out: &mut String, facts: &Facts) -> std::fmt::Result {
     let started = facts.workloads.iter().filter(|workload| workload.pid.is_some()).count();
     writeln!(
         out,
-        "\nThe mesh is ready after {:.1} s: {started} programs, {} proxies, generation {}.\n",
+        "\nThe mesh is ready after {:.1} s: {started} programs, {} proxies, generation {}.",
         facts.seconds, facts.proxies, facts.generation
     )?;
+    if !facts.workloads.is_empty() || !facts.gateways.is_empty() {
+        writeln!(out)?;
+    }
     if !facts.workloads.is_empty() {
         workloads(out, &facts.workloads)?;
     }
     for gateway in &facts.gateways {
         writeln!(out, "  gateway {}/{}  {}", gateway.namespace, gateway.name, gateway.url)?;
     }
-    for (logical, real) in &facts.moved {
-        writeln!(out, "  (port {logical} of the YAML is served on {real} here)")?;
+    for (logical, real, why) in &facts.moved {
+        writeln!(out, "  (port {logical} of the YAML is served on {real} here: {logical} {why})")?;
     }
     if !facts.tries.is_empty() {
         writeln!(out, "\nTry")?;
@@ -67,9 +70,11 @@ fn write_card(out: &mut String, facts: &Facts) -> std::fmt::Result {
     writeln!(out, "\nLook\n  pillion status      what is in force, and what is wrong with the YAML")?;
     writeln!(out, "  pillion proxies     every proxy with the generation it has")?;
     writeln!(out, "  {}/api/v1/generations\n  {}", facts.api, facts.metrics)?;
-    writeln!(out, "\nGood to know")?;
-    writeln!(out, "  Each program's own port can be reached past its sidecar, and so past every policy.")?;
-    writeln!(out, "  Every user of this machine can send through any workload's outbound port, and counts as that workload.")?;
+    if !facts.workloads.is_empty() {
+        writeln!(out, "\nGood to know")?;
+        writeln!(out, "  Each program's own port can be reached past its sidecar, and so past every policy.")?;
+        writeln!(out, "  Every user of this machine can send through any workload's outbound port, and counts as that workload.")?;
+    }
     out.push_str(&unenforced(&facts.unenforced));
     writeln!(out, "\nCtrl-C drains the mesh and leaves nothing behind.\n")
 }
@@ -163,6 +168,18 @@ mod tests {
         }
         assert!(!text.contains("NOT ENFORCED"));
         assert!(text.lines().count() < 40);
+    }
+
+    #[test]
+    fn a_gateway_that_is_elsewhere_says_why() {
+        let text = card(&Facts { moved: vec![(80, 8080, "is taken by nginx (pid 7)".into())], ..facts() });
+        assert!(text.contains("(port 80 of the YAML is served on 8080 here: 80 is taken by nginx (pid 7))"), "{text}");
+    }
+
+    #[test]
+    fn an_empty_mesh_warns_of_nothing() {
+        let text = card(&Facts { workloads: vec![], tries: vec![], edit: None, ..facts() });
+        assert!(!text.contains("Good to know") && !text.contains("\n\n\n"), "{text}");
     }
 
     #[test]

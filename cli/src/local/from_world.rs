@@ -22,11 +22,11 @@ use super::{
 };
 
 /// Two owners of one port.
-const PORT_CLASH: &str = "PLN3001";
+const PORT_CLASH: &str = "PLN3011";
 /// More replicas than one machine should run.
-const TOO_MANY_REPLICAS: &str = "PLN3002";
+const TOO_MANY_REPLICAS: &str = "PLN3012";
 /// A probe that is made differently here.
-const PROBE: &str = "PLN3003";
+const PROBE: &str = "PLN3013";
 
 /// Replicas of one workload; more are not started.
 const MOST_REPLICAS: u32 = 50;
@@ -91,7 +91,7 @@ impl Reader<'_> {
     fn replicas(&mut self, workload: &ResolvedWorkload) -> u32 {
         if workload.replicas > MOST_REPLICAS {
             let message = format!("{} replicas on one machine; {MOST_REPLICAS} are started", workload.replicas);
-            self.finding(Severity::Error, TOO_MANY_REPLICAS, workload, "spec.replicas", message, None);
+            self.finding(Severity::Warning, TOO_MANY_REPLICAS, workload, "spec.replicas", message, None);
         }
         workload.replicas.min(MOST_REPLICAS)
     }
@@ -358,6 +358,14 @@ spec:
         let ports: Vec<_> = plan.ports.iter().map(|port| port.container_port).collect();
         assert_eq!(ports, [80, 8081]);
         assert_eq!(names(&read(&format!("{WORKLOAD}  command: [a]\n"))), ["default/a-0"], "no Gateway object, no gateway");
+    }
+
+    #[test]
+    fn more_replicas_than_a_machine_runs_are_a_warning() {
+        let desired = read(&format!("{WORKLOAD}  replicas: 100\n  command: [a]\n"));
+        assert_eq!(desired.plan.len(), 50);
+        let [finding] = &desired.findings[..] else { panic!("{:?}", desired.findings) };
+        assert_eq!((finding.severity, finding.message.as_str()), (Severity::Warning, "100 replicas on one machine; 50 are started"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::{
     control::Peers,
     events::{GatewayAddress, Problem, ReplicaAddress},
     plan::{Change, Plan, ReplicaPlan},
-    ports::{PortPool, is_free},
+    ports::{PortPool, is_free, why_not},
     replica::{Addresses, Replica, Surroundings},
 };
 
@@ -50,6 +50,8 @@ pub struct LocalMesh {
     moving: JoinSet<Moved>,
     /// Cannot start as planned: said once.
     refused: BTreeMap<InstanceId, Refused>,
+    /// The card was shown: where later comers listen is said in a line of their own.
+    shown: bool,
 }
 
 impl LocalMesh {
@@ -65,6 +67,7 @@ impl LocalMesh {
             busy: BTreeSet::new(),
             moving: JoinSet::new(),
             refused: BTreeMap::new(),
+            shown: false,
         }
     }
 
@@ -135,7 +138,9 @@ impl LocalMesh {
         }
         match Addresses::assign(&plan, &mut self.pool, self.gateway_bind) {
             Ok(addresses) => {
-                self.running.insert(plan.id.clone(), Replica::start(plan, addresses, &self.around));
+                let replica = Replica::start(plan, addresses, &self.around);
+                self.say_where(&replica);
+                self.running.insert(replica.plan.id.clone(), replica);
             }
             Err(error) => self.refuse(plan, error.to_string(), false),
         }
@@ -150,12 +155,36 @@ impl LocalMesh {
     fn move_listeners(&mut self, plan: ReplicaPlan) {
         match Addresses::assign(&plan, &mut self.pool, self.gateway_bind) {
             Ok(addresses) => {
-                if let Some(replica) = self.running.get_mut(&plan.id) {
+                if let Some(mut replica) = self.running.remove(&plan.id) {
                     replica.move_listeners(plan, addresses);
+                    self.say_where(&replica);
+                    self.running.insert(replica.plan.id.clone(), replica);
                 }
             }
             Err(error) => self.refuse(plan, error.to_string(), false),
         }
+    }
+
+    fn say_where(&self, replica: &Replica) {
+        if !self.shown {
+            return;
+        }
+        let address = replica.address();
+        let place = match address.ports.first() {
+            _ if replica.plan.gateway => {
+                let urls: Vec<String> = replica.addresses.inbound.iter().map(|address| format!("http://{address}")).collect();
+                if urls.is_empty() { "it listens nowhere".to_owned() } else { format!("it listens on {}", urls.join(", ")) }
+            }
+            Some(port) => format!("its proxy is {}, its program {}", address.outbound, port.app),
+            None => format!("its proxy is {}", address.outbound),
+        };
+        let moved: String = moved(replica).iter().map(|(port, real, why)| format!(" ({real} in place of {port}, which {why})")).collect();
+        self.around.output.say(&format!("{}: {place}{moved}", replica.plan.name()));
+    }
+
+    /// From now on every newcomer's addresses are said.
+    pub fn card_is_shown(&mut self) {
+        self.shown = true;
     }
 
     fn restart_program(&mut self, plan: ReplicaPlan) {
@@ -239,11 +268,9 @@ impl LocalMesh {
         entries.collect()
     }
 
-    /// Gateway ports that are served on another port here: (logical, real).
-    pub fn moved_ports(&self) -> Vec<(u16, u16)> {
-        let gateways = self.running.values().filter(|replica| replica.plan.gateway);
-        let pairs = gateways.flat_map(|replica| replica.plan.ports.iter().zip(&replica.addresses.inbound));
-        pairs.map(|(port, address)| (port.container_port, address.port())).filter(|(logical, real)| logical != real).collect()
+    /// Gateway ports that are served on another port here: (logical, real, why).
+    pub fn moved_ports(&self) -> Vec<(u16, u16, String)> {
+        self.running.values().flat_map(moved).collect()
     }
 
     /// Ends everything: gateways first, so that nothing new comes in; then each sidecar before its program.
@@ -273,6 +300,13 @@ impl LocalMesh {
         }
         while first.join_next().await.is_some() {}
     }
+}
+
+/// Ports of a gateway that are others here than in the YAML, each with the reason.
+fn moved(replica: &Replica) -> Vec<(u16, u16, String)> {
+    let pairs = replica.plan.ports.iter().zip(&replica.addresses.inbound).filter(|_| replica.plan.gateway);
+    let moved = pairs.map(|(port, address)| (port.container_port, *address)).filter(|(port, address)| *port != address.port());
+    moved.map(|(port, address)| (port, address.port(), why_not((address.ip(), port).into()))).collect()
 }
 
 /// Ports that a plan fixes on this machine.

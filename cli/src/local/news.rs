@@ -23,6 +23,8 @@ use super::{
 
 /// Source files that are read again to show a finding; longer ones are shown without their lines.
 const SOURCE_LIMIT: u64 = 8 * 1024 * 1024;
+/// Names in a sentence.
+const NAMED: usize = 10;
 
 /// Follows the control plane until it ends. Lines about generations begin when `announce` is true: before that the mesh is starting.
 pub async fn follow(
@@ -51,7 +53,7 @@ fn tell(event: app::Event, output: &Output, acked_so_far: &watch::Sender<u64>, a
             }
         }
         app::Event::Late { generation, acked, proxies, late } => {
-            let message = format!("generation {generation}: {acked}/{proxies} proxies after 30 s; not from {}", late.join(", "));
+            let message = format!("generation {generation}: {acked}/{proxies} proxies after 30 s; not from {}", some(&late));
             output.problem(Problem { reason: "late", message, generation: Some(generation), late });
         }
         app::Event::Refused { proxy, generation, message } => {
@@ -65,6 +67,12 @@ fn tell(event: app::Event, output: &Output, acked_so_far: &watch::Sender<u64>, a
         }
         app::Event::Published { .. } | app::Event::ProxyConnected { .. } | app::Event::ProxyDisconnected { .. } => {}
     }
+}
+
+/// The first names, and how many more there are.
+fn some(names: &[String]) -> String {
+    let rest = if names.len() > NAMED { format!(" and {} more", names.len() - NAMED) } else { String::new() };
+    format!("{}{rest}", names[..names.len().min(NAMED)].join(", "))
 }
 
 /// "generation 7: 10/10 proxies in 41 ms"
@@ -104,13 +112,20 @@ pub fn findings(new: &[Finding], fixed: usize, output: &Output) {
 fn sources(findings: &[Finding]) -> BTreeMap<String, String> {
     let places = findings.iter().flat_map(|finding| std::iter::once(&finding.place).chain(finding.related.iter().map(|(place, _)| place)));
     let files: BTreeSet<&str> = places.map(|place| &*place.file).filter(|file| !file.is_empty()).collect();
-    let readable = files.into_iter().filter(|file| std::fs::metadata(file).is_ok_and(|file| file.len() <= SOURCE_LIMIT));
+    let readable = files.into_iter().filter(|file| std::fs::metadata(file).is_ok_and(|file| file.is_file() && file.len() <= SOURCE_LIMIT));
     readable.filter_map(|file| Some((file.to_owned(), std::fs::read_to_string(file).ok()?))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sentence_names_a_few() {
+        let names: Vec<String> = (0..12).map(|number| format!("a{number}")).collect();
+        assert_eq!(some(&names), "a0, a1, a2, a3, a4, a5, a6, a7, a8, a9 and 2 more");
+        assert_eq!(some(&names[..2]), "a0, a1");
+    }
 
     #[test]
     fn a_generation_is_one_line() {

@@ -12,6 +12,7 @@ use std::{
         mpsc,
     },
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use anstyle::{AnsiColor, Style};
@@ -22,6 +23,8 @@ use super::events::{Event, Problem};
 
 /// Lines of children that may wait for a slow terminal; more are counted and dropped.
 const WAITING_LINES: usize = 4096;
+/// What is still waiting at the end has this long to be printed: a terminal that stands still must not keep the process.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Lines of a child that are remembered for the moment it crashes.
 const LAST_LINES: usize = 20;
 
@@ -103,7 +106,10 @@ impl Printer {
     /// Prints what is waiting, then nothing more.
     pub fn finish(self) {
         self.output.send(Message::End);
-        let _ = self.thread.join();
+        let end = Instant::now() + LAST_WORDS;
+        while !self.thread.is_finished() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 

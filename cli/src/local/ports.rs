@@ -13,7 +13,7 @@ use std::{
     os::unix::net::UnixDatagram,
 };
 
-use pillion_control_plane::model::instance::InstanceId;
+use pillion_control_plane::{model::instance::InstanceId, port_owner::port_owner};
 use socket2::{Domain, Socket, Type};
 
 /// Ports of one block, the guard included.
@@ -117,13 +117,13 @@ impl PortPool {
         Ok(port)
     }
 
-    /// The first of `wished`, `wished + 1`, … that is free and not taken; for ports that people expect at a known place.
-    pub fn near(&mut self, owner: &InstanceId, purpose: Purpose, wished: u16) -> Result<u16, Exhausted> {
+    /// `wished`, else the first of `next`, `next + 1`, … that is free and not taken; for ports that people expect at a known place.
+    pub fn near(&mut self, owner: &InstanceId, purpose: Purpose, wished: Option<u16>, next: u16) -> Result<u16, Exhausted> {
         let key = (owner.clone(), purpose);
         if let Some(port) = self.given.get(&key) {
             return Ok(*port);
         }
-        let near = (wished..=wished.saturating_add(100)).find_map(|port| {
+        let near = wished.into_iter().chain(next..=next.saturating_add(100)).find_map(|port| {
             let free = !self.taken.contains(&port) && (self.machine.is_free)(port);
             free.then(|| (self.machine.claim)(port)).flatten().map(|claim| (port, claim))
         });
@@ -199,6 +199,17 @@ pub fn is_free(port: u16) -> bool {
 /// Whether this process may and can listen on `address`.
 pub fn can_bind(address: SocketAddr) -> bool {
     bind(address, true).is_ok()
+}
+
+/// Why this process does not listen on `address`, as the end of "port 80 …".
+pub fn why_not(address: SocketAddr) -> String {
+    match bind(address, true) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => "needs privileges".into(),
+        Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => format!("cannot be bound: {error}"),
+        Err(_) => format!("is taken by {}", port_owner(address.port())),
+        Ok(_) if !is_free(address.port()) => format!("is taken by {}", port_owner(address.port())),
+        Ok(_) => "was taken".into(),
+    }
 }
 
 fn guard(port: u16) -> Option<Socket> {
@@ -321,9 +332,11 @@ mod tests {
     #[test]
     fn a_wished_port_moves_on_when_it_is_taken() {
         let mut pool = pool(&[8080], &[], 32_768..=60_999);
-        assert_eq!(pool.near(&id("gateway"), Purpose::Inbound(80), 8080), Ok(8081));
-        assert_eq!(pool.near(&id("other"), Purpose::Inbound(80), 8080), Ok(8082));
-        assert_eq!(pool.near(&id("gateway"), Purpose::Inbound(80), 8080), Ok(8081), "kept");
+        assert_eq!(pool.near(&id("gateway"), Purpose::Inbound(80), None, 8080), Ok(8081));
+        assert_eq!(pool.near(&id("other"), Purpose::Inbound(80), None, 8080), Ok(8082));
+        assert_eq!(pool.near(&id("gateway"), Purpose::Inbound(80), None, 8080), Ok(8081), "kept");
+        assert_eq!(pool.near(&id("third"), Purpose::Inbound(80), Some(80), 8080), Ok(80));
+        assert_eq!(pool.near(&id("fourth"), Purpose::Inbound(80), Some(80), 8080), Ok(8083), "not 81");
     }
 
     #[test]
@@ -364,10 +377,14 @@ mod tests {
     fn two_meshes_do_not_wish_for_the_same_port() {
         let (mut first, mut second) = (PortPool::of_this_machine(), PortPool::of_this_machine());
         let gateway = id("gateway");
-        let port = first.near(&gateway, Purpose::Inbound(80), 18_080).unwrap();
-        assert_ne!(second.near(&gateway, Purpose::Inbound(80), 18_080).unwrap(), port);
+        let port = first.near(&gateway, Purpose::Inbound(80), Some(18_080), 18_081).unwrap();
+        assert_ne!(second.near(&gateway, Purpose::Inbound(80), Some(18_080), 18_081).unwrap(), port);
         drop(first);
-        assert_eq!(PortPool::of_this_machine().near(&gateway, Purpose::Inbound(80), port).unwrap(), port, "a claim ends with its mesh");
+        assert_eq!(
+            PortPool::of_this_machine().near(&gateway, Purpose::Inbound(80), Some(port), 1).unwrap(),
+            port,
+            "a claim ends with its mesh"
+        );
     }
 
     #[test]

@@ -79,6 +79,8 @@ impl ReadinessCell {
 /// What one half of a replica must answer.
 #[derive(Clone, Debug)]
 pub struct Expectation {
+    /// The process must have run so long before it is asked anything.
+    pub steady: Duration,
     /// Each must have passed once.
     pub all: Vec<Probe>,
     /// Ports that should accept, too, but hold nothing up for long.
@@ -114,6 +116,7 @@ async fn changed_from(process: &mut watch::Receiver<ProcessState>, running: Proc
 
 /// Probes for ever; never returns.
 async fn follow(cell: &ReadinessCell, half: Half, expect: &Expectation) {
+    tokio::time::sleep(expect.steady).await;
     for probe in &expect.all {
         first_success(cell, half, probe).await;
     }
@@ -208,7 +211,8 @@ mod tests {
         cell.set(Half::Proxy, None);
         let mut seen = cell.subscribe();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let expect = Expectation { all: vec![Probe::tcp(listener.local_addr().unwrap())], others: vec![], keep: false };
+        let all = vec![Probe::tcp(listener.local_addr().unwrap())];
+        let expect = Expectation { steady: Duration::ZERO, all, others: vec![], keep: false };
         let (state, process) = watch::channel(ProcessState::Starting);
         let task = tokio::spawn(super::watch(cell, Half::Program, Some(process), expect));
         state.send_replace(ProcessState::Running { pid: 7, start: 1 });
@@ -216,6 +220,28 @@ mod tests {
         state.send_replace(ProcessState::Pausing);
         seen.wait_for(|readiness| !readiness.is_ready()).await.unwrap();
         state.send_replace(ProcessState::Running { pid: 8, start: 2 });
+        seen.wait_for(Readiness::is_ready).await.unwrap();
+        task.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_program_without_ports_is_ready_when_it_has_run_for_a_moment() {
+        let registry = InstanceRegistry::default();
+        let id = registered(&registry);
+        let cell = ReadinessCell::new(id, registry, true);
+        cell.set(Half::Proxy, None);
+        let mut seen = cell.subscribe();
+        let expect = Expectation { steady: Duration::from_millis(300), all: vec![], others: vec![], keep: false };
+        let (state, process) = watch::channel(ProcessState::Starting);
+        let task = tokio::spawn(super::watch(cell, Half::Program, Some(process), expect));
+        for start in 1..4 {
+            state.send_replace(ProcessState::Running { pid: 7, start });
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            assert!(!seen.borrow().is_ready(), "it may end at once, as a program that is not there does");
+            state.send_replace(ProcessState::Pausing);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        state.send_replace(ProcessState::Running { pid: 7, start: 4 });
         seen.wait_for(Readiness::is_ready).await.unwrap();
         task.abort();
     }
@@ -229,7 +255,7 @@ mod tests {
         let mut seen = cell.subscribe();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let probe = Probe { period: Duration::from_millis(10), ..Probe::tcp(listener.local_addr().unwrap()) };
-        let expect = Expectation { all: vec![probe], others: vec![], keep: true };
+        let expect = Expectation { steady: Duration::ZERO, all: vec![probe], others: vec![], keep: true };
         let task = tokio::spawn(super::watch(cell, Half::Program, None, expect));
         seen.wait_for(Readiness::is_ready).await.unwrap();
         drop(listener);

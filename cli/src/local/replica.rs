@@ -30,10 +30,13 @@ use super::{
 pub const PROXY_GRACE: Duration = Duration::from_secs(5);
 /// A program that was told to end has this long.
 pub const PROGRAM_GRACE: Duration = Duration::from_secs(4);
+/// A program without ports is ready when it has run for so long.
+const STEADY: Duration = Duration::from_millis(300);
 /// A program waits this long for its sidecar.
 const SIDECAR_FIRST: Duration = Duration::from_secs(5);
-/// Added to a gateway's port that this user may not bind (design: 80 is served on 8080).
+/// Added to a gateway's port below 1024 that cannot be bound: 80 is served on 8080.
 const PRIVILEGED_SHIFT: u16 = 8000;
+const FIRST_FREE_FOR_ALL: u16 = 1024;
 
 /// The addresses of a replica, in the order of its plan's ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,16 +107,11 @@ impl Addresses {
     }
 }
 
-/// The port itself when it can be bound, else the next free one; from 8000 higher for ports that need privileges.
+/// The port itself when it can be bound, else the next free one; from 8000 higher for ports below 1024.
 fn gateway_port(plan: &ReplicaPlan, pool: &mut PortPool, bind: Ipv4Addr, port: u16) -> Result<u16, Exhausted> {
-    let may = port >= 1024 || can_bind(SocketAddr::from((bind, 0))) && may_bind(SocketAddr::from((bind, port)));
-    let wished = if may { port } else { port.saturating_add(PRIVILEGED_SHIFT) };
-    pool.near(&plan.id, Purpose::Inbound(port), wished)
-}
-
-/// False only for want of privileges; a port that is taken is another matter.
-fn may_bind(address: SocketAddr) -> bool {
-    !matches!(std::net::TcpListener::bind(address), Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied)
+    let next = if port < FIRST_FREE_FOR_ALL { port.saturating_add(PRIVILEGED_SHIFT) } else { port.saturating_add(1) };
+    let wished = Some(port).filter(|port| can_bind(SocketAddr::from((bind, *port))));
+    pool.near(&plan.id, Purpose::Inbound(port), wished, next)
 }
 
 /// What all replicas share.
@@ -216,7 +214,7 @@ impl Replica {
         self.program = spec.map(|spec| Supervised::start(spec, PROGRAM_GRACE, &self.around, sidecar_first(self.readiness.subscribe())));
         let state = self.program.as_ref().map(|program| program.state.clone());
         let Some(expect) = program_expectation(&self.plan, &self.addresses, &self.around) else {
-            // Nothing to connect to: a program without ports is ready when it runs.
+            // Somebody else starts it, and nothing can be asked.
             self.readiness.set(Half::Program, None);
             return;
         };
@@ -341,7 +339,7 @@ fn proxy_expectation(plan: &ReplicaPlan, addresses: &Addresses) -> Expectation {
     let ready = Check::HttpGet { address: addresses.admin, path: "/ready".into(), headers: vec![] };
     let listens = addresses.inbound.iter().chain(outbound).map(|address| Probe::tcp(*address));
     let first = Probe { check: ready, ..Probe::tcp(addresses.admin) };
-    Expectation { all: std::iter::once(first).chain(listens).collect(), others: vec![], keep: false }
+    Expectation { steady: Duration::ZERO, all: std::iter::once(first).chain(listens).collect(), others: vec![], keep: false }
 }
 
 /// `None`: there is nothing to ask.
@@ -349,7 +347,9 @@ fn program_expectation(plan: &ReplicaPlan, addresses: &Addresses, around: &Surro
     let (first, others) = addresses.app.split_first().map_or((None, &[][..]), |(first, others)| (Some(*first), others));
     let external = plan.command.is_none();
     let Some(probe) = &plan.probe else {
-        return Some(Expectation { all: vec![Probe::tcp(first?)], others: others.to_vec(), keep: external });
+        let steady = if first.is_none() { STEADY } else { Duration::ZERO };
+        let all: Vec<Probe> = first.map(Probe::tcp).into_iter().collect();
+        return (!all.is_empty() || !external).then(|| Expectation { steady, all, others: others.to_vec(), keep: external });
     };
     let port = |reference: &PortRef| {
         let index = plan.ports.iter().position(|port| match reference {
@@ -384,5 +384,5 @@ fn program_expectation(plan: &ReplicaPlan, addresses: &Addresses, around: &Surro
         success_threshold: probe.success_threshold,
         failure_threshold: probe.failure_threshold,
     };
-    Some(Expectation { all: vec![probe], others: vec![], keep: true })
+    Some(Expectation { steady: Duration::ZERO, all: vec![probe], others: vec![], keep: true })
 }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    banner::{Facts, card},
+    banner::{self, Facts, card},
     child::Spawner,
     control::{self, Peers},
     events::{Event, Problem, Ready},
@@ -126,7 +126,7 @@ struct Session {
     begun: Instant,
     ready: bool,
     /// Where `pillion status` finds this mesh, while it runs.
-    _found: Option<StateFile>,
+    found: Option<StateFile>,
     _state: StateDir,
 }
 
@@ -149,9 +149,16 @@ impl Session {
         let (acked, answers) = watch::channel(0);
         tokio::spawn(news::follow(control.events(), output.clone(), acked, announced));
         news::findings(&control.findings(), 0, &output);
+        let unenforced: Vec<String> = control.unenforced().iter().map(news::unenforced_line).collect();
+        if !unenforced.is_empty() {
+            output.say(banner::unenforced(&unenforced).trim_end());
+        }
 
         let found = announce_api(&control, &output);
-        let state = StateDir::open(args.state_dir.as_deref()).context("cannot make a folder for state")?;
+        let state = StateDir::open(args.state_dir.as_deref()).with_context(|| match &args.state_dir {
+            Some(path) => format!("--state-dir {}", path.display()),
+            None => "cannot make a folder for state".to_owned(),
+        })?;
         let around = Surroundings {
             spawner: Spawner::start(output.clone(), Sweeper::start(state.temporary()).context("cannot start a process")?)?,
             output: output.clone(),
@@ -176,7 +183,7 @@ impl Session {
             told: Vec::new(),
             begun,
             ready: false,
-            _found: found,
+            found,
             _state: state,
         };
         session.first_plan()?;
@@ -224,7 +231,12 @@ impl Session {
                     }
                 },
                 () = self.mesh.progress() => {}
-                _ = retry.tick() => self.mesh.retry(),
+                _ = retry.tick() => {
+                    self.mesh.retry();
+                    if let Some(found) = &self.found {
+                        found.keep();
+                    }
+                }
                 _ = look.tick(), if !self.ready => {
                     self.look();
                     if !self.ready && self.begun.elapsed() >= late {
@@ -271,6 +283,7 @@ impl Session {
             self.output.say(&card(&facts));
         }
         self.output.event(&Event::Ready(ready));
+        self.mesh.card_is_shown();
         self.announce.send_replace(true);
     }
 
@@ -305,7 +318,7 @@ impl Session {
 
     /// Ends in order, in bounded time; a second signal ends at once.
     async fn end(self) -> ExitCode {
-        let Self { output, mut signals, control, announce, mesh, _found, _state, .. } = self;
+        let Self { output, mut signals, control, announce, mesh, found: _found, _state, .. } = self;
         announce.send_replace(false);
         output.say("\nEnding: gateways first, then each sidecar and its program (again to end at once)");
         let orderly = tokio::select! {
