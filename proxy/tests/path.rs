@@ -386,8 +386,10 @@ async fn an_upgrade_passes_both_directions_and_survives_swaps() {
 async fn upgrades_that_are_not_allowed_are_refused() {
     let upstream = Upstream::answering(OK).await;
     let proxy = Plan::to(H1, &[upstream.address], |_| {}).start();
-    let answer = proxy.ask("GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: irc\r\n\r\n").await;
-    assert_eq!((answer.status, upstream.requests()), (403, 0));
+    for tokens in ["upgrade: irc", "upgrade: websocket, irc", "upgrade: websocket\r\nupgrade: irc"] {
+        let answer = proxy.ask(&format!("GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\n{tokens}\r\n\r\n")).await;
+        assert_eq!((answer.status, upstream.requests()), (403, 0), "{tokens}");
+    }
 }
 
 fn tunnel_plan(upstream: std::net::SocketAddr) -> Plan {

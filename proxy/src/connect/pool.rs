@@ -173,8 +173,8 @@ impl Pool {
     }
 
     fn close_idle(&self, now: Instant) {
-        let Some(timeout) = self.idle_timeout.get() else { return };
-        let expired = |since: Instant| now.saturating_duration_since(since) >= timeout;
+        let timeout = self.idle_timeout.get();
+        let expired = |since: Instant| timeout.is_some_and(|timeout| now.saturating_duration_since(since) >= timeout);
         self.idle.borrow_mut().retain(|sender| !sender.is_closed() && !expired(sender.since));
         self.multiplexed.borrow_mut().retain(|connection| !connection.is_gone() && !connection.idle_since().is_some_and(expired));
     }
@@ -206,5 +206,47 @@ impl Pools {
             pool.close_idle(now);
             true
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::cluster::{ClusterKind, LoadBalancing, ServiceNames, UpstreamProtocol};
+
+    #[tokio::test]
+    async fn connections_that_the_peer_closed_are_let_go_also_where_none_expires() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let cluster = Cluster {
+            name: "c".into(),
+            service: ServiceNames::default(),
+            kind: ClusterKind::OriginalDestination,
+            policy: LoadBalancing::LeastRequest,
+            connect_timeout: Duration::from_secs(5),
+            protocol: UpstreamProtocol::Http1,
+            http2: Default::default(),
+            idle_timeout: None,
+            max_requests_per_connection: 0,
+            transport: Transport::default(),
+            sends_peer_metadata: false,
+            live: Arc::default(),
+        };
+        let closing = async {
+            let pools = Pools::default();
+            let pool = pools.get(PoolKey { address, transport: Transport::default() });
+            let now = Instant::now();
+            let sender = pool.http1(&cluster, &Arc::default(), now).await.unwrap();
+            pool.give_back(sender, &cluster, now);
+            pools.sweep(now + Duration::from_secs(86_400));
+            assert_eq!(pool.sizes(), (1, 0));
+            drop(listener.accept().await.unwrap());
+            while pool.sizes() != (0, 0) {
+                tokio::task::yield_now().await;
+                pools.sweep(now);
+            }
+        };
+        let local = tokio::task::LocalSet::new();
+        tokio::time::timeout(Duration::from_secs(10), local.run_until(closing)).await.unwrap();
     }
 }

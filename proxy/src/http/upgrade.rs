@@ -36,7 +36,12 @@ fn names_upgrade(headers: &HeaderMap) -> bool {
 /// # Errors
 /// When it is not allowed: 403, as Envoy.
 pub fn check(headers: &HeaderMap, manager: &HttpManager, route: &Forward) -> Result<(), RequestError> {
-    let token = headers.get(UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or_default().trim();
+    let mut tokens = headers.get_all(UPGRADE).iter();
+    let token = tokens.next().and_then(|value| value.to_str().ok()).unwrap_or_default().trim();
+    if tokens.next().is_some() {
+        // The upstream would choose, and might choose the one that is not allowed.
+        return Err(RequestError::UpgradeRefused);
+    }
     if let Some((_, allowed)) = route.upgrades.iter().find(|(name, _)| name.eq_ignore_ascii_case(token)) {
         return if *allowed { Ok(()) } else { Err(RequestError::UpgradeRefused) };
     }
