@@ -255,10 +255,11 @@ async fn choose_endpoint(
                 return Ok(endpoint);
             }
             let authority: Authority = name.parse().map_err(|_| RequestError::Unresolved)?;
+            let port = port(&authority).ok_or(RequestError::Unresolved)?;
             let looking = worker.resolver.lookup(authority.host(), context.started);
             let addresses = Box::pin(looking).await.map_err(|_| RequestError::Unresolved)?;
             let address = *addresses.first().ok_or(RequestError::Unresolved)?;
-            let address = SocketAddr::new(address, authority.port_u16().unwrap_or(80));
+            let address = SocketAddr::new(address, port);
             if leads_back(&view.config, address, context.connection.local.ip()) {
                 return Err(RequestError::Loop);
             }
@@ -266,6 +267,14 @@ async fn choose_endpoint(
             cluster.remember(name, context.started + Resolver::REMEMBER, &endpoint);
             Ok(endpoint)
         }
+    }
+}
+
+/// The port of an authority without userinfo, 80 when it names none. `None`: what stands there is no port, and another one must not be taken.
+fn port(authority: &Authority) -> Option<u16> {
+    match authority.as_str().strip_prefix(authority.host())? {
+        "" | ":" => Some(80),
+        port => port.strip_prefix(':')?.parse().ok(),
     }
 }
 
@@ -292,6 +301,27 @@ impl RequestContext {
     fn note_exhausted(&mut self, attempts: &Attempts) {
         if attempts.exhausted {
             self.flag(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_none_is_not_taken_for_another() {
+        let cases = [
+            ("a", Some(80)),
+            ("a:", Some(80)),
+            ("a:8080", Some(8080)),
+            ("[::1]:81", Some(81)),
+            ("[::1]", Some(80)),
+            ("a:99999", None),
+            ("a:1,b", None),
+        ];
+        for (authority, want) in cases {
+            assert_eq!(port(&Authority::from_static(authority)), want, "{authority}");
         }
     }
 }
