@@ -155,13 +155,13 @@ fn upstream(failure: Failure, retried: bool, exhausted: bool) -> Reply {
         }
     };
     let latest = if retried { "retried and the latest reset reason" } else { "reset reason" };
-    let mut body = format!("upstream connect error or disconnect/reset before headers. {latest}: {reason}");
+    let body = format!("upstream connect error or disconnect/reset before headers. {latest}: {reason}");
     let mut details = format!("upstream_reset_before_response_started{{{}", reason.replace(' ', "_"));
+    // For the operator's log only: what is behind this proxy is no business of its clients.
+    let transport = if transport.contains(' ') { Cow::Owned(transport.replace(' ', "_")) } else { transport };
     if !transport.is_empty() {
-        body.push_str(", transport failure reason: ");
-        body.push_str(&transport);
         details.push('|');
-        details.push_str(&transport.replace(' ', "_"));
+        details.push_str(&transport);
     }
     details.push('}');
     Reply {
@@ -308,18 +308,14 @@ mod tests {
                 503,
                 "UF",
                 "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}",
-                format!(
-                    "{prefix}reset reason: remote connection failure, transport failure reason: delayed connect error: Connection refused"
-                ),
+                format!("{prefix}reset reason: remote connection failure"),
             ),
             (
                 RequestError::Upstream { failure: refused(), retried: true, exhausted: true },
                 503,
                 "UF,URX",
                 "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}",
-                format!(
-                    "{prefix}retried and the latest reset reason: remote connection failure, transport failure reason: delayed connect error: Connection refused"
-                ),
+                format!("{prefix}retried and the latest reset reason: remote connection failure"),
             ),
             (
                 upstream_error(Failure::Connect { timed_out: true, reason: "".into() }),
