@@ -110,6 +110,51 @@ async fn retries_repeat_reads_only_and_end_with_the_timeout() {
     assert!((1900..2600).contains(&took), "504 after {took} ms; 2 s were allowed");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn ingress_serves_public_names_and_paths_only() {
+    let mesh = Mesh::example("ingress").await;
+    let gateway = mesh.gateway();
+    let cases: &[(&str, Method, &str, u16, &str)] = &[
+        ("shop.example", Method::GET, "/api/products/7", 200, "\"release\":\"v1\""),
+        ("SHOP.example:80", Method::GET, "/api/products/7", 200, "\"release\":\"v1\""),
+        ("shop.example", Method::GET, "/healthz", 404, ""),
+        ("www.shop.example", Method::GET, "/x?y=1", 301, ""),
+        ("acme.api.example", Method::GET, "/v2/products/7", 200, "\"release\":\"v2\""),
+        ("acme.api.example", Method::DELETE, "/v2/products/7", 405, "partners only read\n"),
+        ("api.example", Method::GET, "/v2/products/7", 404, ""),
+        ("other.example", Method::GET, "/api/products/7", 404, ""),
+    ];
+    let mut client = Client::new(&gateway);
+    for (host, method, path, status, text) in cases {
+        let answer = client.call(method.clone(), path, &[("host", host)], "").await.expect("an answer");
+        assert_eq!(answer.status.as_u16(), *status, "{host}{path}: {}", answer.text());
+        assert!(answer.text().contains(text), "{host}{path}: {}", answer.text());
+        let location = if *status == 301 { "http://shop.example/x?y=1" } else { "" };
+        assert_eq!(answer.header("location"), location, "{host}{path}");
+        assert_eq!(answer.header("x-served-to"), if text.contains("v1") { "the-public" } else { "" }, "{host}{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn egress_reaches_what_the_registry_names_and_an_edit_opens_it() {
+    let mut mesh = Mesh::example("egress-http").await;
+    let outbound = mesh.outbound("visitor");
+    let mut client = Client::new(&outbound);
+    let paid = client.call(Method::POST, "http://payments.example/payments", &[("content-type", "application/json")], r#"{"order": 1}"#);
+    let paid = paid.await.expect("an answer");
+    assert_eq!((paid.status, &paid.json()["state"]), (StatusCode::CREATED, &"paid".into()), "{}", paid.text());
+    let refused = client.get("http://payments.example/refunds/1").await.expect("an answer");
+    assert_eq!((refused.status, refused.text().as_str()), (StatusCode::FORBIDDEN, "ask the accountant\n"));
+    assert_eq!(client.get(PRODUCT).await.expect("an answer").status, StatusCode::OK);
+
+    // The same server by its address is a name that nobody registered.
+    let unknown = format!("http://{}/healthz", mesh.app("elsewhere", "http"));
+    assert_eq!(client.get(&unknown).await.expect("an answer").status, StatusCode::BAD_GATEWAY);
+    let edited = mesh.read("mesh-config.yaml").replace("REGISTRY_ONLY", "ALLOW_ANY");
+    mesh.apply("mesh-config.yaml", &edited).await;
+    assert_eq!(client.get(&unknown).await.expect("an answer").status, StatusCode::OK);
+}
+
 #[test]
 fn every_example_is_free_of_findings_and_has_a_readme() {
     for entry in std::fs::read_dir(workspace().join("examples")).expect("examples").flatten().filter(|entry| entry.path().is_dir()) {
