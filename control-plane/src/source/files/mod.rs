@@ -230,12 +230,16 @@ mod tests {
 
     impl Followed {
         fn new(watch: bool, files: &[(&str, &str)]) -> Self {
+            Self::of(watch, &["mesh"], files)
+        }
+
+        fn of(watch: bool, roots: &[&str], files: &[(&str, &str)]) -> Self {
             let dir = tempfile::tempdir().unwrap();
             for (name, text) in files {
                 write(&dir.path().join("mesh").join(name), text);
             }
             fs::create_dir_all(dir.path().join("mesh")).unwrap();
-            let roots = Roots { config: vec![dir.path().join("mesh")], mesh_config: None };
+            let roots = Roots { config: roots.iter().map(|root| dir.path().join(root)).collect(), mesh_config: None };
             let (source, first, stop) = FileSource::start(roots, watch).unwrap();
             assert_eq!(first.changes.len(), files.len());
             let (tell, batches) = mpsc::channel();
@@ -300,6 +304,18 @@ mod tests {
             assert_eq!(source.next(), ["-b.yaml"], "watch: {watch}");
             fs::remove_file(source.path("a.yaml")).unwrap();
             assert_eq!(source.next(), ["-a.yaml"], "watch: {watch}");
+        }
+    }
+
+    #[test]
+    fn a_folder_under_two_names_is_followed() {
+        let source = Followed::of(true, &["mesh", "mesh/../mesh/a.yaml"], &[("a.yaml", "one")]);
+        // Sooner than by the regular look.
+        for (name, want) in [("b.yaml", "b.yaml=two"), ("a.yaml", "a.yaml=two")] {
+            let begun = Instant::now();
+            write(&source.path(name), "two");
+            assert_eq!(source.next(), [want]);
+            assert!(begun.elapsed() < SAFETY / 2, "{:?}", begun.elapsed());
         }
     }
 

@@ -61,11 +61,14 @@ impl Watcher {
         let mut wanted: HashMap<PathBuf, Inode> = scan.folders.iter().map(|(path, inode)| (absolute(path), *inode)).collect();
         self.folders = wanted.keys().cloned().collect();
         self.entries = scan.entries.iter().map(|path| absolute(path)).collect();
+        // The system knows one watch per folder, whatever its names: a second one would take the first one's events.
+        let mut inodes: HashSet<Inode> = wanted.values().copied().collect();
         for entry in &self.entries {
             // A root's own folder tells when the root is replaced or comes back.
             let parent = entry.parent().unwrap_or(entry);
             if !wanted.contains_key(parent)
                 && let Ok(metadata) = std::fs::metadata(parent)
+                && inodes.insert(super::scan::inode(&metadata))
             {
                 wanted.insert(parent.to_owned(), super::scan::inode(&metadata));
             }
