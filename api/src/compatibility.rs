@@ -41,7 +41,8 @@ const DIFFERENCES: &[(&str, &str)] = &[
     ),
     (
         "mirrors",
-        "a copy that lags more than 1 MiB behind the body it copies breaks off; without a `timeout` a copy is given up after 60 s. \
+        "a copy that lags more than 1 MiB behind the body it copies breaks off; without a `timeout` a copy is given up after 60 s; \
+         where no connection to the route's own upstream can be made, the copy of a request with a body breaks off, too. \
          Upgraded streams are not mirrored. The host has no suffix `-shadow`, as with Istio's default `DISABLE_SHADOW_HOST_SUFFIX=true`",
     ),
     ("`rewrite.uriRegexRewrite`", "a result that does not begin with `/` gets one"),

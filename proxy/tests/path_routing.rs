@@ -110,6 +110,32 @@ async fn a_mirror_that_hangs_refuses_or_fails_is_not_noticed() {
 }
 
 #[tokio::test]
+async fn what_reaches_no_upstream_is_mirrored_only_as_far_as_it_was_read() {
+    let (mirrored, mut told) = telling().await;
+    let cases = [
+        // As Envoy: without endpoints nothing is mirrored, without a connection it is.
+        (vec![], "no healthy upstream", false),
+        (vec![refusing().await], "remote connection failure", true),
+    ];
+    for (endpoints, why, copied) in cases {
+        let mut plan = Plan::to(H1, &endpoints, |forward| forward.mirrors = Box::new([mirror("m")]));
+        plan.clusters.push(cluster("m", H1, &[mirrored.address]));
+        let mut proxy = plan.start();
+        // Unlike Envoy: a body that nobody reads is not read for the copy.
+        let posted = proxy.post("hello").await;
+        assert!(posted.status == 503 && posted.body.contains(why), "{posted:?}");
+        proxy.seen().await;
+        assert_eq!(proxy.get("/get").await.status, 503);
+        proxy.seen().await;
+        if copied {
+            let copy = soon(told.recv()).await.unwrap();
+            assert!(copy.starts_with("GET /get "), "{copy}");
+        }
+        assert!(told.try_recv().is_err(), "{why}");
+    }
+}
+
+#[tokio::test]
 async fn bodies_are_mirrored_as_they_come() {
     let upstream = Upstream::answering(OK).await;
     let (sender, mut told) = mpsc::unbounded_channel();

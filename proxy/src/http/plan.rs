@@ -89,8 +89,8 @@ impl<'v> Plan<'v> {
         let kept = http2 || policy.as_deref().is_some_and(|policy| may_repeat_written(policy, context.grpc));
         let body = first_body(context, body, policy.as_deref(), kept);
         let attempt_count = self.host.attempt_count_to_upstream;
-        // The two halves of an upgraded stream are a conversation: there is nothing to copy.
-        if !forward.mirrors.is_empty() && !upgrade {
+        // The two halves of an upgraded stream are a conversation: there is nothing to copy. Nor is a request that finds no endpoint mirrored.
+        if !forward.mirrors.is_empty() && !upgrade && may_be_sent(&cluster) {
             if attempt_count {
                 head.headers.insert(headers::ATTEMPT_COUNT, headers::small_number(1));
             }
@@ -280,6 +280,14 @@ impl<'v> Plan<'v> {
             head.headers.insert(headers::ATTEMPT_COUNT, headers::small_number(context.attempts));
         }
         set_server(context, &mut head.headers);
+    }
+}
+
+/// Whether a cluster has endpoints, or finds them by the request.
+fn may_be_sent(cluster: &WorkerCluster) -> bool {
+    match cluster.cluster.kind {
+        ClusterKind::Endpoints(_) | ClusterKind::Dns(_) => !cluster.endpoints.is_empty(),
+        ClusterKind::OriginalDestination | ClusterKind::DynamicForwardProxy => true,
     }
 }
 
