@@ -23,6 +23,7 @@ Every field of Istio's API is read and checked. What Pillion does with it:
 
 - **enforced**: it does what it does in Istio.
 - **not yet enforced**: it is accepted, changes nothing so far, and using it gives a warning (`PLN1017`).
+- **ignored, as Istio ignores it**: it is accepted, has no effect there either, and using it gives a warning (`PLN1017`).
 - **refused**: it is an error that names the alternative.
 
 Field names are accepted as Istio's YAML has them (`jwksUri`) and as its protos have them (`jwks_uri`). Unknown fields, wrong types and bad
@@ -31,12 +32,32 @@ values are errors. All versions of an API group mean the same. Kinds that are no
 This page is generated from the table that also makes the decoders (`PILLION_UPDATE=1 cargo test -p pillion-api --test compatibility`).
 ";
 
+/// Where traffic is not what it would be in Istio with Envoy, on purpose. Each has a test that asserts it.
+const DIFFERENCES: &[(&str, &str)] = &[
+    (
+        "`x-envoy-retry-on`, `x-envoy-retry-grpc-on`, `x-envoy-max-retries`, `x-envoy-retriable-status-codes`, `x-envoy-retriable-header-names`, \
+         `x-envoy-upstream-rq-timeout-ms`, `x-envoy-upstream-rq-per-try-timeout-ms`",
+        "honoured of the application beside a sidecar. Envoy takes them away unless it is told which addresses are internal, and Istio does not tell it",
+    ),
+    (
+        "mirrors",
+        "a copy that lags more than 1 MiB behind the body it copies breaks off; without a `timeout` a copy is given up after 60 s; \
+         where no connection to the route's own upstream can be made, the copy of a request with a body breaks off, too. \
+         Upgraded streams are not mirrored. The host has no suffix `-shadow`, as with Istio's default `DISABLE_SHADOW_HOST_SUFFIX=true`",
+    ),
+    ("`rewrite.uriRegexRewrite`", "a result that does not begin with `/` gets one"),
+];
+
 /// The page.
 pub fn markdown() -> String {
     let mut page = String::from(HEAD);
     overview(&mut page);
     for kind in Kind::ALL {
         section(&mut page, *kind);
+    }
+    page.push_str("\n## Known differences\n\n| what | here |\n|---|---|\n");
+    for (what, here) in DIFFERENCES {
+        let _ = writeln!(page, "| {what} | {here} |");
     }
     page.push_str("\n## Refused kinds\n\n| kind | instead |\n|---|---|\n");
     for (kind, instead) in REFUSED_KINDS {
@@ -70,6 +91,7 @@ fn word(status: Status) -> &'static str {
     match status {
         Status::Enforced => "enforced",
         Status::NotYetEnforced => "not yet enforced",
+        Status::Inert => "ignored, as Istio ignores it",
         Status::Refused { .. } => "refused",
     }
 }
@@ -105,6 +127,7 @@ fn line(page: &mut String, row: &Row, shown: &mut HashSet<*const MessageInfo>) -
         Status::Enforced => "enforced".to_owned(),
         Status::NotYetEnforced if message.is_some() => "not yet enforced, with everything inside".to_owned(),
         Status::NotYetEnforced => "not yet enforced".to_owned(),
+        Status::Inert => word(row.status).to_owned(),
         Status::Refused { alternative } => format!("refused: {alternative}"),
     };
     let again =

@@ -157,8 +157,12 @@ impl<'a> Decoder<'a> {
     fn status(&mut self, status: Status, path: &Path<'_>, entry: &Entry, name: &str) {
         match status {
             Status::Enforced => {}
-            Status::NotYetEnforced if self.unenforced => {}
+            Status::NotYetEnforced | Status::Inert if self.unenforced => {}
             Status::NotYetEnforced => self.not_enforced(name, path, entry.key_span),
+            Status::Inert => {
+                let message = format!("`{name}` has no effect: Istio ignores it too");
+                self.report(Severity::Warning, code::NOT_ENFORCED, None, path, entry.key_span, message, None);
+            }
             Status::Refused { alternative } => {
                 let message = format!("`{name}` is not supported");
                 self.error(code::REFUSED_FIELD, path, entry.key_span, message, Some(alternative.to_owned()));

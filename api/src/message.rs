@@ -2,13 +2,16 @@
 //!
 //! In:  one declaration per message or enumeration. Out: its type, its [`Decode`](crate::decode::Decode), its row of the table.
 
-/// The status of a field: `enforced`, `pending`, or `refused "the alternative"`.
+/// The status of a field: `enforced`, `pending`, `inert`, or `refused "the alternative"`.
 macro_rules! status {
     (enforced) => {
         $crate::table::Status::Enforced
     };
     (pending) => {
         $crate::table::Status::NotYetEnforced
+    };
+    (inert) => {
+        $crate::table::Status::Inert
     };
     (refused $alternative:literal) => {
         $crate::table::Status::Refused { alternative: $alternative }

@@ -12,6 +12,8 @@ pub enum Status {
     Enforced,
     /// Read and checked, without effect so far: a warning when it is used.
     NotYetEnforced,
+    /// Read and checked, without effect in Istio too: a warning when it is used.
+    Inert,
     /// An error that names the alternative.
     Refused { alternative: &'static str },
 }

@@ -183,6 +183,21 @@ fn destinations_that_are_not_there_say_what_share_of_the_requests_fails() {
             "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\nspec: {hosts: [reviews], http: [{delegate: {name: leaf}}]}",
             [(code::UNKNOWN_DELEGATE, "spec.http[0].delegate.name", ["there is no VirtualService default/leaf"])]
         ),
+        case!(
+            "a delegate for other namespaces",
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\nspec: {hosts: [reviews], http: [{delegate: {name: leaf, namespace: team}}]}\n---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: leaf, namespace: team}\nspec: {exportTo: ['.'], http: [{directResponse: {status: 200}}]}",
+            [(code::UNKNOWN_DELEGATE, "spec.http[0].delegate.name", ["VirtualService team/leaf is not exported to default"])]
+        ),
+        case!(
+            "a delegate with hosts",
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\nspec: {hosts: [reviews], http: [{delegate: {name: leaf}}]}\n---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: leaf}\nspec: {hosts: [ratings.example.com], gateways: [g], http: [{directResponse: {status: 200}}]}",
+            [(code::UNKNOWN_DELEGATE, "spec.http[0].delegate.name", ["VirtualService default/leaf has hosts of its own"])]
+        ),
+        case!(
+            "a delegate that contradicts",
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\nspec: {hosts: [reviews], http: [{match: [{uri: {prefix: /a}}], delegate: {name: leaf}}]}\n---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: leaf}\nspec: {http: [{match: [{uri: {prefix: /a/b}}], directResponse: {status: 200}}, {match: [{uri: {prefix: /b}}], directResponse: {status: 200}}]}",
+            [(code::DELEGATE_CONFLICT, "spec.http[0].delegate.name", ["http[1] of VirtualService default/leaf is left out"])]
+        ),
     ]);
 }
 

@@ -86,6 +86,27 @@ fn an_edited_route_touches_its_virtual_hosts_only() {
 }
 
 #[test]
+fn an_edit_of_a_delegate_reaches_those_who_delegate_to_it() {
+    let root = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: reviews}\n\
+                spec: {hosts: [reviews], http: [{delegate: {name: leaf}}]}\n---\n";
+    let leaf = |to: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: leaf}}\n\
+             spec: {{http: [{{route: [{{destination: {{host: {to}}}}}]}}]}}\n---\n"
+        )
+    };
+    let first = build(1, objects(&format!("{SERVICES}{root}{}", leaf("reviews"))), None);
+    let translator = world::translator().0;
+    let client = node(&first, "client as pillion");
+    let before = translator.translate(&first, &client);
+    let cases = [(2, "reviews", false), (3, "ratings", true)];
+    for (generation, to, changes) in cases {
+        let next = build(generation, objects(&format!("{SERVICES}{root}{}", leaf(to))), Some(&first));
+        assert_eq!(!changed(&before, &translator.translate(&next, &client)).is_empty(), changes, "{to}");
+    }
+}
+
+#[test]
 fn nothing_changes_when_nothing_does() {
     let translator = world::translator().0;
     let first = build(1, objects(SERVICES), None);

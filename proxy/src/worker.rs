@@ -26,6 +26,7 @@ use crate::connect::pool::Pools;
 use crate::connect::resolve::Resolver;
 use crate::drain::{Drain, Order};
 use crate::http::connection::{Connection, Phase};
+use crate::http::mirror::Mirrors;
 use crate::http::record::{MakeRecorder, Recorder};
 use crate::listener::accept;
 
@@ -121,6 +122,7 @@ pub struct Worker {
     all_connections: Arc<AtomicU32>,
     /// TCP connections and upgraded streams.
     busy: Cell<u32>,
+    pub mirrors: Mirrors,
     draining: Cell<bool>,
 }
 
@@ -150,6 +152,7 @@ impl Worker {
             connections: RefCell::default(),
             all_connections: connections,
             busy: Cell::new(0),
+            mirrors: Mirrors::default(),
             draining: Cell::new(false),
         })
     }

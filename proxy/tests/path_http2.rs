@@ -15,6 +15,7 @@ use h2::{RecvStream, SendStream, client, server};
 use http::{HeaderMap, Request, Response};
 use path_support::*;
 use pillion_proxy::config::cluster::UpstreamProtocol;
+use pillion_proxy::config::route_table::{Fraction, Mirror};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
@@ -126,6 +127,59 @@ async fn grpc_keeps_its_trailers_and_te() {
     assert_eq!(trailers.unwrap()["grpc-status"], "0");
     let seen = proxy.seen().await;
     assert_eq!((seen.status, seen.grpc_status, seen.bytes_received, &*seen.flags), (200, Some(0), 7, "-"));
+}
+
+#[tokio::test]
+async fn mirrors_speak_their_own_protocol() {
+    let upstream = Upstream2::start(server::Builder::new(), echo).await;
+    let (sender, mut told) = mpsc::unbounded_channel();
+    let (told_two, told_one) = (sender.clone(), sender);
+    let two = Upstream2::start(server::Builder::new(), move |_, request, mut responder| {
+        let told = told_two.clone();
+        async move {
+            let (head, mut body) = request.into_parts();
+            let (bytes, trailers) = read_body(&mut body).await;
+            let sum = trailers.is_some_and(|trailers| trailers.contains_key("x-sum"));
+            let _ = told.send(format!("two {} {} {sum}", head.uri, String::from_utf8_lossy(&bytes)));
+            let _ = responder.send_response(ok(), true);
+        }
+    })
+    .await;
+    let one = Upstream::start(move |mut peer| {
+        let told = told_one.clone();
+        async move {
+            while let Some(request) = peer.request().await {
+                let lines: Vec<&str> = request.lines().collect();
+                let host = lines.iter().find(|line| line.starts_with("host: ")).copied().unwrap_or_default();
+                let _ = told.send(format!("one {} {host} {}", lines[0], request.contains("message")));
+                peer.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+            }
+        }
+    })
+    .await;
+    let mirror = |cluster: &str| Mirror { cluster: cluster.into(), share: Fraction::ALWAYS, shadow_host: true, host: None };
+    let mut plan = Plan::to(H2, &[upstream.address], |forward| forward.mirrors = Box::new([mirror("one"), mirror("two")]));
+    plan.clusters.push(cluster("one", UpstreamProtocol::Http1, &[one.address]));
+    plan.clusters.push(cluster("two", H2, &[two.address]));
+    let proxy = plan.start();
+    let mut sender = client_of(&proxy).await;
+    for _ in 0..2 {
+        poll_fn(|cx| sender.poll_ready(cx)).await.unwrap();
+        let (response, mut stream) = sender.send_request(post("/pkg.Service/Call"), false).unwrap();
+        stream.send_data(Bytes::from_static(b"message"), false).unwrap();
+        stream.send_trailers(HeaderMap::from_iter([(http::HeaderName::from_static("x-sum"), "7".parse().unwrap())])).unwrap();
+        let (head, mut body) = soon(response).await.unwrap().into_parts();
+        let (bytes, trailers) = soon(read_body(&mut body)).await;
+        assert_eq!((head.status.as_u16(), &*bytes), (200, &b"POST http://shop/pkg.Service/Call message"[..]));
+        assert_eq!(trailers.unwrap()["x-sum"], "7");
+        let mut copies = [soon(told.recv()).await.unwrap(), soon(told.recv()).await.unwrap()];
+        copies.sort();
+        assert_eq!(
+            copies,
+            ["one POST /pkg.Service/Call HTTP/1.1 host: shop-shadow true", "two http://shop-shadow/pkg.Service/Call message true"]
+        );
+    }
+    assert_eq!((one.connections(), two.connections.load(Ordering::SeqCst)), (1, 1));
 }
 
 #[tokio::test]

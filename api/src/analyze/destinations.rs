@@ -7,8 +7,7 @@ use crate::effective::{MESH, MeshService, gateways, selects};
 use crate::host;
 use crate::kinds::virtual_service::{Destination, HttpRoute};
 use crate::kinds::{Gateway, VirtualService};
-use crate::meta::{Labels, ObjectRef};
-use crate::object::Kind;
+use crate::meta::Labels;
 use crate::set::Of;
 
 pub(super) fn check(report: &mut Report<'_>) {
@@ -31,6 +30,7 @@ pub(super) fn check(report: &mut Report<'_>) {
                 }
             }
         }
+        super::delegates::check(report, item);
         bound_gateways(report, item);
         hosts(report, item);
     }
@@ -62,17 +62,6 @@ fn http_rule(report: &mut Report<'_>, item: Of<'_, VirtualService>, client: &str
     }
     for (path, destination) in mirrors(at, rule) {
         one(report, item, client, &path, destination, &Share::mirror());
-    }
-    if let Some(delegate) = &rule.delegate {
-        let namespace = if delegate.namespace.is_empty() { item.namespace() } else { &delegate.namespace };
-        let reference = ObjectRef { kind: Kind::VirtualService, namespace: namespace.to_owned(), name: delegate.name.clone() };
-        let known = report.effective.set().named::<VirtualService>(namespace, &delegate.name).is_some();
-        if !known && !report.scope.invalid.contains(&reference) {
-            let message = format!("there is no {reference}: this rule has no routes and is left out");
-            report.add(
-                Draft::warning(code::UNKNOWN_DELEGATE, item.object, format!("spec.http[{at}].delegate.name"), message).istio("IST0101"),
-            );
-        }
     }
 }
 

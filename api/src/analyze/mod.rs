@@ -4,6 +4,7 @@
 //! Out: findings: warnings for what will probably not do what was meant, notes for what is legal and surprising. Never an error: each object by
 //! itself is fine, and stays in force.
 
+mod delegates;
 mod destinations;
 mod gateways;
 mod notes;
@@ -31,6 +32,7 @@ pub mod code {
     pub const UNKNOWN_SUBSET: &str = "PLN2102";
     pub const UNKNOWN_GATEWAY: &str = "PLN2103";
     pub const UNKNOWN_DELEGATE: &str = "PLN2104";
+    pub const DELEGATE_CONFLICT: &str = "PLN2108";
     pub const AMBIGUOUS_PORT: &str = "PLN2105";
     pub const UNKNOWN_PORT: &str = "PLN2106";
     pub const UNUSED_HOST: &str = "PLN2107";

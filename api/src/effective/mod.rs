@@ -5,6 +5,7 @@
 //! objects; each answer costs a few hash lookups.
 
 mod address;
+mod delegates;
 mod destination_rules;
 mod mesh;
 mod protocol;
@@ -17,15 +18,14 @@ mod workloads;
 
 use std::sync::Arc;
 
+pub use delegates::{Lost, LostWhy, Merged};
 pub use destination_rules::{MergedRule, MergedSubset, Policy};
 pub use mesh::{DEFAULT_RETRY_ATTEMPTS, DEFAULT_RETRY_ON, Mesh, RetryPolicy};
 pub use protocol::Protocol;
 pub use security::{PeerMode, Unenforced, unenforced_security};
 pub use selector::Scoped;
 pub use services::{MeshService, Resolution, ServiceEndpoint, ServicePort, Source, TargetPort};
-pub use virtual_services::{
-    GatewayHost, MESH, RouteClient, RouteRef, applies, gateway_name, gateways, http_routes, intersection, is_catch_all,
-};
+pub use virtual_services::{GatewayHost, MESH, RouteClient, RouteRef, applies, gateway_name, gateways, intersection, is_catch_all};
 pub use visibility::{ExportTo, Reach};
 pub use workloads::{DEFAULT_GATEWAY, ResolvedWorkload, WorkloadPort, deployment_of, resolve};
 

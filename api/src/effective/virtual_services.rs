@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::delegates::{self, Merged};
 use super::mesh::Mesh;
 use super::visibility::{ExportTo, Reach};
 use crate::host::{self, HostIndex};
@@ -33,7 +34,7 @@ pub struct RouteClient<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteRef {
     pub virtual_service: ObjectIndex,
-    /// Position in `http`.
+    /// Position in `http`, delegated rules in place.
     pub rule: usize,
     /// Position in that rule's `match`.
     pub condition: Option<usize>,
@@ -62,12 +63,15 @@ pub(super) struct VirtualServices {
     mesh_hosts: Vec<String>,
     /// By `namespace/name` of the gateway, oldest first.
     by_gateway: HashMap<String, Vec<Candidate>>,
+    /// Of VirtualServices that delegate: the rules they have then.
+    merged: HashMap<ObjectIndex, Merged>,
 }
 
 impl VirtualServices {
     pub fn new(set: &ObjectSet, mesh: &Mesh) -> Self {
         let mut all = Self::default();
         for item in set.of::<VirtualService>().filter(|item| !item.spec.hosts.is_empty()) {
+            all.merged.extend(delegates::merge(set, mesh, item).map(|merged| (item.index, merged)));
             let export_to = ExportTo::new(&item.spec.export_to, item.namespace(), &mesh.config.default_virtual_service_export_to);
             let candidate = Candidate { index: item.index, namespace: item.namespace().to_owned(), export_to };
             for gateway in gateways(item) {
@@ -170,15 +174,10 @@ pub fn is_catch_all(condition: &HttpMatchRequest) -> bool {
         && condition.scheme.is_none()
 }
 
-/// Whether a rule is one that can be built: a delegate is merged elsewhere and carries no action of its own.
-fn is_buildable(rule: &HttpRoute) -> bool {
-    rule.delegate.is_none()
-}
-
 /// The routes of one VirtualService for a client, in order, cut after the first that takes everything.
-pub fn http_routes(item: Of<'_, VirtualService>, client: &RouteClient<'_>) -> Vec<RouteRef> {
+fn http_routes(item: Of<'_, VirtualService>, rules: &[HttpRoute], client: &RouteClient<'_>) -> Vec<RouteRef> {
     let mut routes = Vec::new();
-    for (position, rule) in item.spec.http.iter().enumerate().filter(|(_, rule)| is_buildable(rule)) {
+    for (position, rule) in rules.iter().enumerate() {
         let route = |condition| RouteRef { virtual_service: item.index, rule: position, condition };
         if rule.r#match.is_empty() {
             routes.push(route(None));
@@ -218,15 +217,25 @@ impl super::Effective {
         found
     }
 
-    /// The routes of one VirtualService for a client; see [`http_routes`].
+    /// The routes of one VirtualService for a client, in order, cut after the first that takes everything.
     pub fn http_routes(&self, item: Of<'_, VirtualService>, client: &RouteClient<'_>) -> Vec<RouteRef> {
-        http_routes(item, client)
+        http_routes(item, self.http_rules(item), client)
+    }
+
+    /// What a VirtualService that delegates comes to; `None` for one that does not.
+    pub fn merged(&self, item: Of<'_, VirtualService>) -> Option<&Merged> {
+        self.routes().merged.get(&item.index)
+    }
+
+    /// Its rules, those of its delegates in place.
+    fn http_rules<'s>(&'s self, item: Of<'s, VirtualService>) -> &'s [HttpRoute] {
+        self.merged(item).map_or(&item.spec.http, |merged| &merged.rules)
     }
 
     /// What a [`RouteRef`] points to.
     pub fn route(&self, route: RouteRef) -> (Of<'_, VirtualService>, &HttpRoute, Option<&HttpMatchRequest>) {
         let item = self.set().at::<VirtualService>(route.virtual_service);
-        let rule = &item.spec.http[route.rule];
+        let rule = &self.http_rules(item)[route.rule];
         (item, rule, route.condition.map(|at| &rule.r#match[at]))
     }
 
@@ -242,7 +251,7 @@ impl super::Effective {
         let Some(server) = gateway.spec.servers.get(server) else { return Vec::new() };
         let mut hosts: BTreeMap<String, Vec<RouteRef>> = BTreeMap::new();
         for item in self.gateway_virtual_services(client.gateway, client.namespace) {
-            let routes = http_routes(item, client);
+            let routes = self.http_routes(item, client);
             let mut added: Vec<String> = Vec::new();
             for written in &item.spec.hosts {
                 let name = self.mesh().expand(written, item.namespace());
@@ -454,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delegate_is_left_out_and_has_no_hosts_of_its_own() {
+    fn a_delegate_has_no_hosts_of_its_own_and_its_rules_stand_in_the_place_of_the_roots() {
         let text = [
             object(
                 "VirtualService",
@@ -467,6 +476,8 @@ mod tests {
         let effective = of(&text.concat());
         let item = effective.virtual_service("shop", "a.shop.svc.cluster.local").expect("the root");
         let client = RouteClient { gateway: MESH, namespace: "shop", labels: &Labels::new(), port: 80 };
-        assert_eq!(effective.http_routes(item, &client).len(), 1);
+        let routes = effective.http_routes(item, &client);
+        let uris: Vec<bool> = routes.iter().map(|route| effective.route(*route).2.is_some_and(|c| c.uri.is_some())).collect();
+        assert_eq!(uris, [true, false]);
     }
 }

@@ -46,19 +46,19 @@ message! {
         "route" route: Vec<HttpRouteDestination>, enforced;
         "redirect" redirect: Option<HttpRedirect>, enforced;
         "directResponse" direct_response: Option<HttpDirectResponse>, enforced;
-        "delegate" delegate: Option<Delegate>, pending;
+        "delegate" delegate: Option<Delegate>, enforced;
         "rewrite" rewrite: Option<HttpRewrite>, enforced;
         /// For the whole request with its retries; none when missing.
         "timeout" timeout: Option<Duration>, enforced;
         /// The mesh default when missing; a block without `attempts` disables retries.
         "retries" retries: Option<HttpRetry>, enforced;
         "fault" fault: Option<HttpFaultInjection>, enforced;
-        "mirror" mirror: Option<Destination>, pending;
-        "mirrors" mirrors: Vec<HttpMirrorPolicy>, pending;
+        "mirror" mirror: Option<Destination>, enforced;
+        "mirrors" mirrors: Vec<HttpMirrorPolicy>, enforced;
         /// Deprecated.
-        "mirrorPercent" mirror_percent: Option<u32>, pending;
-        "mirrorPercentage" mirror_percentage: Option<Percent>, pending;
-        "corsPolicy" cors_policy: Option<CorsPolicy>, pending;
+        "mirrorPercent" mirror_percent: Option<u32>, enforced;
+        "mirrorPercentage" mirror_percentage: Option<Percent>, enforced;
+        "corsPolicy" cors_policy: Option<CorsPolicy>, enforced;
         "headers" headers: Option<Headers>, enforced;
     }
     retired [("appendHeaders", "use `headers.request.add`"), ("appendRequestHeaders", "use `headers.request.add`"), ("appendResponseHeaders", "use `headers.response.add`"), ("append_headers", "use `headers.request.add`"), ("append_request_headers", "use `headers.request.add`"), ("append_response_headers", "use `headers.response.add`"), ("removeRequestHeaders", "use `headers.request.remove`"), ("removeResponseHeaders", "use `headers.response.remove`"), ("remove_request_headers", "use `headers.request.remove`"), ("remove_response_headers", "use `headers.response.remove`"), ("websocketUpgrade", "remove it: upgrades work without it"), ("websocket_upgrade", "remove it: upgrades work without it")]
@@ -219,7 +219,7 @@ message! {
         /// Replaces the matched prefix, or the whole path after an exact or regex match.
         "uri" uri: String, enforced;
         "authority" authority: String, enforced;
-        "uriRegexRewrite" uri_regex_rewrite: Option<RegexRewrite>, pending;
+        "uriRegexRewrite" uri_regex_rewrite: Option<RegexRewrite>, enforced;
     }
 }
 
@@ -267,8 +267,8 @@ enumeration! {
     /// Istio's `CorsPolicy.UnmatchedPreflights`.
     pub enum UnmatchedPreflights = "UnmatchedPreflights" {
         "UNSPECIFIED" 0 Unspecified, enforced;
-        "FORWARD" 1 Forward, pending;
-        "IGNORE" 2 Ignore, pending;
+        "FORWARD" 1 Forward, enforced;
+        "IGNORE" 2 Ignore, enforced;
     }
 }
 
@@ -286,7 +286,7 @@ message! {
         /// Deprecated.
         "percent" percent: i32, enforced;
         "fixedDelay" fixed_delay: Option<Duration>, enforced;
-        "exponentialDelay" exponential_delay: Option<Duration>, pending;
+        "exponentialDelay" exponential_delay: Option<Duration>, inert;
         /// Nobody when missing.
         "percentage" percentage: Option<Percent>, enforced;
     }
@@ -299,7 +299,7 @@ message! {
         "httpStatus" http_status: Option<i32>, enforced;
         /// The upper-case name, such as `UNAVAILABLE`.
         "grpcStatus" grpc_status: Option<String>, enforced;
-        "http2Error" http2_error: Option<String>, pending;
+        "http2Error" http2_error: Option<String>, inert;
         /// Nobody when missing.
         "percentage" percentage: Option<Percent>, enforced;
     }

@@ -41,11 +41,6 @@ impl<'a> Check<'a> {
         self.object.has(&path.to_string())
     }
 
-    /// Whether everything that is written could be read.
-    pub(super) fn is_readable(&self) -> bool {
-        self.object.is_readable()
-    }
-
     pub(super) fn namespace(&self) -> &'a str {
         &self.object.meta.namespace
     }
@@ -367,6 +362,9 @@ pub(super) fn check_regex(regex: &str) -> Result<(), (String, &'static str)> {
             return Err((format!("it has {name} `{group}…)`"), "RE2 has no look-around: match what is wanted, or use withoutHeaders"));
         }
     }
+    if let Some(problem) = class_problem(regex) {
+        return Err(problem);
+    }
     let build = |unicode| RegexBuilder::new(&format!("^(?:{regex})$")).unicode(unicode).size_limit(MAX_COMPILED_REGEX).build();
     // RE2's classes are ASCII; only Unicode classes such as \p{Greek} need the other mode.
     let Err(error) = build(false) else { return Ok(()) };
@@ -383,9 +381,101 @@ pub(super) fn check_regex(regex: &str) -> Result<(), (String, &'static str)> {
     Err((reason, help))
 }
 
+/// Brackets within brackets, and operators between them: the proxies' engines read them in different ways.
+fn class_problem(regex: &str) -> Option<(String, &'static str)> {
+    let mut rest = regex.as_bytes();
+    let mut inside = false;
+    while let Some((byte, after)) = rest.split_first() {
+        rest = after;
+        match byte {
+            b'\\' => rest = after.get(1..).unwrap_or_default(),
+            b'[' if !inside => {
+                inside = true;
+                // What stands first is a member, a closing bracket too.
+                let after = after.strip_prefix(b"^").unwrap_or(after);
+                rest = after.strip_prefix(b"]").unwrap_or(after);
+            }
+            b'[' if after.first() == Some(&b':') => {
+                // A named class, such as `[:alpha:]`.
+                let end = after.windows(2).position(|pair| pair == b":]")?;
+                rest = &after[end + 2..];
+            }
+            b'[' => return Some(("it has `[` within brackets".into(), "write `\\[` for the bracket itself")),
+            b']' => inside = false,
+            b'&' | b'~' if inside && after.first() == Some(byte) => {
+                let operator = char::from(*byte);
+                return Some((
+                    format!("it has `{operator}{operator}` within brackets"),
+                    "RE2 has no operators between classes: write it once",
+                ));
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// How a substitution of RE2 cannot be read: `\0` to `\9` stand for groups, a second backslash for the character.
+pub(super) fn substitution_problem(regex: &str, substitution: &str) -> Option<String> {
+    let groups = RegexBuilder::new(regex).unicode(false).size_limit(MAX_COMPILED_REGEX).build().map_or(10, |regex| regex.captures_len());
+    let mut bytes = substitution.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'\\' {
+            continue;
+        }
+        match bytes.next() {
+            Some(b'\\') => {}
+            Some(digit) if digit.is_ascii_digit() => {
+                let group = usize::from(digit - b'0');
+                if group >= groups {
+                    return Some(format!("`\\{group}` is not there: the expression has {} groups", groups - 1));
+                }
+            }
+            _ => return Some("a backslash stands before a digit or another backslash".to_owned()),
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn classes_within_classes_are_refused_by_name() {
+        let cases = [
+            ("[a-z[b]]", Some("`[`")),
+            ("[a&&b]", Some("`&&`")),
+            ("[a~~b]", Some("`~~`")),
+            ("[[:alpha:]x]+", None),
+            (r"[\[\]]", None),
+            ("[]a]", None),
+            ("[^]a]b[c]", None),
+            ("a&&b", None),
+            (r"\[[a]", None),
+        ];
+        for (regex, want) in cases {
+            let got = check_regex(regex).err().map(|(problem, _)| problem);
+            assert_eq!(got.is_some(), want.is_some(), "{regex}: {got:?}");
+            assert!(got.unwrap_or_default().contains(want.unwrap_or_default()), "{regex}");
+        }
+    }
+
+    #[test]
+    fn substitutions_name_groups_that_are_there() {
+        let cases = [
+            ("^/(a)(b)", r"/\2\1\0", None),
+            ("^/a", r"/\1", Some("`\\1` is not there: the expression has 0 groups")),
+            ("a", r"\\\\n", None),
+            ("a", r"\n", Some("a backslash stands before")),
+            ("a", "\\", Some("a backslash stands before")),
+        ];
+        for (regex, substitution, want) in cases {
+            let got = substitution_problem(regex, substitution);
+            assert_eq!(got.is_some(), want.is_some(), "{substitution}: {got:?}");
+            assert!(got.unwrap_or_default().contains(want.unwrap_or_default()), "{substitution}");
+        }
+    }
 
     #[test]
     fn host_names_follow_istio() {

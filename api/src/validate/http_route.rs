@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::check::Check;
+use super::check::{Check, substitution_problem};
 use super::virtual_service::{destination, source, weights};
 use crate::code;
 use crate::kinds::virtual_service::{
@@ -248,7 +248,12 @@ fn rewrite(cx: &mut Check<'_>, path: &Path<'_>, body: &HttpRewrite) {
         if cx.required(&path.field("match"), &regex.r#match, "the expression") {
             cx.regex(&path.field("match"), &regex.r#match);
         }
-        cx.required(&path.field("rewrite"), &regex.rewrite, "what to put in place");
+        if cx.required(&path.field("rewrite"), &regex.rewrite, "what to put in place")
+            && let Some(problem) = substitution_problem(&regex.r#match, &regex.rewrite)
+        {
+            let message = format!("`{}` is no substitution: {problem}", regex.rewrite);
+            cx.error(code::REWRITE, &path.field("rewrite"), message, "`\\1` is the first group, `\\0` the whole match, `\\\\` a backslash");
+        }
     }
 }
 

@@ -51,11 +51,6 @@ fn delegate(cx: &mut Check<'_>, path: &Path<'_>, body: &VirtualService) {
         let field = if body.tls.is_empty() { "tcp" } else { "tls" };
         cx.error(code::DELEGATE, &path.field(field), "a VirtualService without hosts is a delegate and routes only http", "add hosts");
     }
-    if !cx.is_readable() {
-        return; // The hosts may be what could not be read.
-    }
-    let message = "a VirtualService without hosts is a delegate, which is accepted and not enforced yet: it changes nothing";
-    cx.warning(code::NOT_ENFORCED, &path.field("hosts"), message, "add hosts");
 }
 
 fn hosts(cx: &mut Check<'_>, path: &Path<'_>, hosts: &[String], in_mesh: bool) {

@@ -63,6 +63,7 @@ impl World {
         let mut objects = vec![Revision::default(); effective.set().len()];
         let routes_are_label_sensitive = effective.set().of::<VirtualService>().any(is_label_sensitive);
         revise::<VirtualService>(&effective, previous, &mut objects);
+        revise_delegating(&effective, previous, &mut objects);
         let rules = revise::<DestinationRule>(&effective, previous, &mut objects);
         let gateways = revise::<Gateway>(&effective, previous, &mut objects);
         let entries = revise::<WorkloadEntry>(&effective, previous, &mut objects);
@@ -163,6 +164,18 @@ fn revise<T: OfKind + PartialEq>(effective: &Effective, previous: Option<&World>
         changed |= !same;
     }
     changed
+}
+
+/// A VirtualService that delegates is another one when its delegates are.
+fn revise_delegating(effective: &Effective, previous: Option<&World>, revisions: &mut [Revision]) {
+    let Some(world) = previous else { return };
+    for item in effective.set().of::<VirtualService>() {
+        let Some(merged) = effective.merged(item) else { continue };
+        let old = world.set().named::<VirtualService>(item.namespace(), item.name());
+        if old.and_then(|old| world.effective.merged(old)).is_none_or(|old| old.rules != merged.rules) {
+            revisions[item.index as usize] = Revision::fresh();
+        }
+    }
 }
 
 /// Revision of every service, its position in the previous generation, and whether all are as they were.

@@ -8,6 +8,7 @@ use pillion_xds::wire::envoy::extensions::filters::network::http_connection_mana
     http_connection_manager::{ForwardClientCertDetails, RouteSpecifier, ServerHeaderTransformation, UpgradeConfig},
 };
 
+use super::cors;
 use super::wire::{self, accesslog, ads, boolean, core, dfp_common, dfp_filter, fault, http_filter, listener, route, router};
 
 /// The name by which Istio's proxies introduce themselves in `server`.
@@ -93,11 +94,12 @@ fn upgrade(kind: &str) -> UpgradeConfig {
     UpgradeConfig { upgrade_type: kind.to_owned(), ..Default::default() }
 }
 
-/// Fault first, so that an injected answer is never retried; the router last.
+/// Fault first, so that an injected answer is never retried; then, as in Istio, what browsers ask; the router last.
 fn filters(manager: &Manager<'_>) -> Vec<HttpFilter> {
-    let mut filters = Vec::with_capacity(3);
+    let mut filters = Vec::with_capacity(4);
     if manager.direction != Direction::Inbound {
         filters.push(http_filter(FAULT_FILTER, &fault::HttpFault::default()));
+        filters.push(cors::filter());
     }
     if manager.dynamic_forward_proxy {
         let config = dfp_filter::FilterConfig {

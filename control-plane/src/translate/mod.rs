@@ -6,6 +6,7 @@
 mod access_log;
 mod clusters;
 mod connection_manager;
+mod cors;
 mod endpoints;
 mod gateways;
 mod headers;

@@ -20,14 +20,15 @@ use pillion_xds::names::ClusterName;
 
 use super::{
     connection_manager::FAULT_FILTER,
+    cors,
     headers::Operations,
     route_match::route_match,
     wire::{
-        self, Any, any, core, fault, fault_common, matcher, previous_hosts, regex,
+        self, Any, any, boolean, core, fault, fault_common, kind, matcher, previous_hosts, previous_priorities, regex,
         route::{
             DirectResponseAction, RedirectAction, Route, RouteAction, WeightedCluster, redirect_action, retry_policy,
             route::Action,
-            route_action::{ClusterSpecifier, HostRewriteSpecifier},
+            route_action::{ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy},
             weighted_cluster::{ClusterWeight, cluster_weight},
         },
         uint32,
@@ -36,6 +37,9 @@ use super::{
 
 /// How often a retry looks for an endpoint that was not tried yet. Source: `route/retry/retry.go`.
 const HOST_SELECTION_ATTEMPTS: i64 = 5;
+
+/// After how many tries `retryRemoteLocalities` looks elsewhere. Source: `route/retry/retry.go`.
+const PRIORITY_UPDATES: i32 = 2;
 
 /// Who follows the routes, and on which port.
 #[derive(Clone, Copy)]
@@ -69,7 +73,8 @@ impl Follower<'_> {
             },
             r#match: Some(route_match(condition)),
             metadata: Some(origin(item)),
-            typed_per_filter_config: fault_of(rule.fault.as_ref()),
+            stat_prefix: condition.map(|condition| condition.stat_prefix.clone()).unwrap_or_default(),
+            typed_per_filter_config: per_filter(rule),
             request_headers_to_add: operations.request_add,
             request_headers_to_remove: operations.request_remove,
             response_headers_to_add: operations.response_add,
@@ -98,6 +103,7 @@ impl Follower<'_> {
         action.retry_policy = self.retry(rule.retries.as_ref());
         let rewritten = rule.rewrite.as_ref().map(|rewrite| rewrite_path(rewrite, &mut action)).unwrap_or_default();
         action.host_rewrite_specifier = rewritten.or(authority).map(HostRewriteSpecifier::HostRewriteLiteral);
+        action.request_mirror_policies = self.mirrors(item, rule);
         match &rule.route[..] {
             [] => action.cluster_specifier = Some(ClusterSpecifier::Cluster(ClusterName::black_hole().to_string())),
             [only] => {
@@ -121,6 +127,23 @@ impl Follower<'_> {
             }
         }
         action
+    }
+
+    /// `mirror` and `mirrors`, those that some request is copied to. The copy keeps its host, as Istio's `DISABLE_SHADOW_HOST_SUFFIX` has it.
+    fn mirrors(&self, item: Of<'_, VirtualService>, rule: &HttpRoute) -> Vec<RequestMirrorPolicy> {
+        let old = rule.mirror_percent.map(|percent| Percent { value: f64::from(percent) });
+        let one = rule.mirror.iter().map(|mirror| (mirror, rule.mirror_percentage.as_ref().or(old.as_ref())));
+        let many = rule.mirrors.iter().filter_map(|mirror| Some((mirror.destination.as_ref()?, mirror.percentage.as_ref())));
+        let drawn =
+            one.chain(many).map(|(destination, percentage)| (destination, wire::per_million(percentage.map_or(100.0, |p| p.value))));
+        let policy = |(destination, share): (&Destination, kind::FractionalPercent)| RequestMirrorPolicy {
+            cluster: self.cluster(item, Some(destination)),
+            runtime_fraction: Some(core::RuntimeFractionalPercent { default_value: Some(share), runtime_key: String::new() }),
+            trace_sampled: boolean(false),
+            disable_shadow_host_suffix_append: true,
+            ..Default::default()
+        };
+        drawn.filter(|(_, share)| share.numerator > 0).map(policy).collect()
     }
 
     fn weighted(&self, item: Of<'_, VirtualService>, destination: &HttpRouteDestination) -> ClusterWeight {
@@ -190,7 +213,9 @@ impl Follower<'_> {
 
 /// Whether a rule has a destination whose port depends on the service it names.
 pub fn asks_services(rule: &HttpRoute) -> bool {
-    rule.route.iter().filter_map(|d| d.destination.as_ref()).any(|destination| destination.port.is_none())
+    let routes = rule.route.iter().filter_map(|route| route.destination.as_ref());
+    let mirrors = rule.mirrors.iter().filter_map(|mirror| mirror.destination.as_ref());
+    routes.chain(mirrors).chain(&rule.mirror).any(|destination| destination.port.is_none())
 }
 
 /// An action without Envoy's default timeout of 15 s; a gRPC client's own deadline counts.
@@ -223,7 +248,14 @@ pub fn retry_policy_of(policy: &RetryPolicy) -> wire::route::RetryPolicy {
         name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
         config_type: Some(retry_policy::retry_host_predicate::ConfigType::TypedConfig(any(&previous_hosts::PreviousHostsPredicate {}))),
     };
+    let previous_priorities = retry_policy::RetryPriority {
+        name: "envoy.retry_priorities.previous_priorities".to_owned(),
+        config_type: Some(retry_policy::retry_priority::ConfigType::TypedConfig(any(&previous_priorities::PreviousPrioritiesConfig {
+            update_frequency: PRIORITY_UPDATES,
+        }))),
+    };
     wire::route::RetryPolicy {
+        retry_priority: policy.remote_localities.then_some(previous_priorities),
         retry_on: policy.retry_on.join(","),
         num_retries: uint32(policy.attempts),
         per_try_timeout: policy.per_try_timeout.filter(|timeout| !timeout.is_zero()).map(wire::duration),
@@ -252,16 +284,18 @@ fn direct_response(response: &HttpDirectResponse) -> DirectResponseAction {
     }
 }
 
-/// Per-route configuration of the fault filter; empty when nothing would ever be injected.
-fn fault_of(injection: Option<&HttpFaultInjection>) -> BTreeMap<String, Any> {
-    let Some(injection) = injection else { return BTreeMap::new() };
+/// What the route says to filters.
+fn per_filter(rule: &HttpRoute) -> BTreeMap<String, Any> {
+    let fault = rule.fault.as_ref().and_then(fault_of).map(|fault| (FAULT_FILTER.to_owned(), any(&fault)));
+    let cors = rule.cors_policy.as_ref().map(|policy| (cors::FILTER.to_owned(), any(&cors::policy(policy))));
+    fault.into_iter().chain(cors).collect()
+}
+
+/// `None` when nothing would ever be injected. As in Istio, `exponentialDelay` and `http2Error` are nothing.
+fn fault_of(injection: &HttpFaultInjection) -> Option<fault::HttpFault> {
     let delay = injection.delay.as_ref().and_then(delay);
     let abort = injection.abort.as_ref().and_then(abort);
-    if delay.is_none() && abort.is_none() {
-        return BTreeMap::new();
-    }
-    let fault = fault::HttpFault { delay, abort, ..Default::default() };
-    BTreeMap::from([(FAULT_FILTER.to_owned(), any(&fault))])
+    (delay.is_some() || abort.is_some()).then(|| fault::HttpFault { delay, abort, ..Default::default() })
 }
 
 /// No percentage means nobody, in both kinds.
@@ -338,8 +372,8 @@ mod tests {
     #[test]
     fn a_fault_without_a_share_or_without_an_effect_is_left_out() {
         let abort = FaultAbort { http_status: Some(500), ..Default::default() };
-        assert!(fault_of(Some(&HttpFaultInjection { abort: Some(abort), delay: None })).is_empty());
+        assert!(fault_of(&HttpFaultInjection { abort: Some(abort), delay: None }).is_none());
         let delay = FaultDelay { percentage: Some(Percent { value: 10.0 }), ..Default::default() };
-        assert!(fault_of(Some(&HttpFaultInjection { delay: Some(delay), abort: None })).is_empty());
+        assert!(fault_of(&HttpFaultInjection { delay: Some(delay), abort: None }).is_none());
     }
 }

@@ -101,7 +101,7 @@ impl VirtualHostCache {
 
 fn key(client: &Client<'_>, slot: u128, item: Option<Of<'_, VirtualService>>, routes: &[RouteRef]) -> Key {
     let revisions = client.world.revisions();
-    let asks = item.is_some_and(|item| routes.iter().any(|route| asks_services(&item.spec.http[route.rule])));
+    let asks = routes.iter().any(|route| asks_services(client.world.effective().route(*route).1));
     Key {
         slot,
         virtual_service: item.map(|item| client.world.object_revision(item.index)).unwrap_or_default(),

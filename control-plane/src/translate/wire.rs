@@ -14,11 +14,12 @@ pub use envoy::config::{
 };
 pub use envoy::extensions::{
     access_loggers::file::v3 as file_log, clusters::dynamic_forward_proxy::v3 as dfp_cluster,
-    common::dynamic_forward_proxy::v3 as dfp_common, filters::common::fault::v3 as fault_common,
+    common::dynamic_forward_proxy::v3 as dfp_common, filters::common::fault::v3 as fault_common, filters::http::cors::v3 as cors,
     filters::http::dynamic_forward_proxy::v3 as dfp_filter, filters::http::fault::v3 as fault, filters::http::router::v3 as router,
     filters::listener::http_inspector::v3 as http_inspector, filters::listener::original_dst::v3 as original_dst,
     filters::listener::tls_inspector::v3 as tls_inspector, filters::network::http_connection_manager::v3 as hcm,
-    filters::network::tcp_proxy::v3 as tcp, retry::host::previous_hosts::v3 as previous_hosts, upstreams::http::v3 as upstream_http,
+    filters::network::tcp_proxy::v3 as tcp, retry::host::previous_hosts::v3 as previous_hosts,
+    retry::priority::previous_priorities::v3 as previous_priorities, upstreams::http::v3 as upstream_http,
 };
 pub use envoy::r#type::{matcher::v3 as matcher, v3 as kind};
 pub use pillion_xds::wire::google::protobuf::{Any, Struct};

@@ -148,6 +148,8 @@ pub struct HttpManager {
     pub connect: bool,
     /// The fault filter is in the chain, so per-route faults apply. Source: `envoy.filters.http.fault`.
     pub fault: bool,
+    /// The cors filter is in the chain, so per-route policies apply. Source: `envoy.filters.http.cors`.
+    pub cors: bool,
     /// All logs of this filter, compiled. What its formats print is captured by its `capture_*` functions while a head is at hand.
     pub access_log: Arc<AccessLog>,
 }
@@ -172,6 +174,7 @@ impl Default for HttpManager {
             upgrades: vec!["websocket".into()],
             connect: false,
             fault: false,
+            cors: false,
             access_log: Arc::default(),
         }
     }

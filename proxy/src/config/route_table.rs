@@ -199,6 +199,8 @@ pub struct Route {
     pub action: RouteAction,
     /// Source: `typed_per_filter_config["envoy.filters.http.fault"]`.
     pub fault: Option<Fault>,
+    /// Source: `typed_per_filter_config["envoy.filters.http.cors"]`. Only for routes that forward.
+    pub cors: Option<Box<Cors>>,
     pub request_headers: HeaderMutations,
     pub response_headers: HeaderMutations,
 }
@@ -249,7 +251,7 @@ impl Fraction {
 }
 
 /// A condition on one header or pseudo-header. Source: `HeaderMatcher`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct HeaderMatch {
     pub header: HeaderKey,
     pub value: ValueMatch,
@@ -271,7 +273,7 @@ pub enum HeaderKey {
 }
 
 /// A condition on a value. Source: `HeaderMatcher.header_match_specifier`, `StringMatcher`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum ValueMatch {
     /// `true`: there is a value; `false`: there is none. Source: `present_match`.
     Present(bool),
@@ -284,7 +286,7 @@ pub enum ValueMatch {
 }
 
 /// A text condition. With `ignore_case`, `text` is in lower case (`compile` sees to it). Source: `StringMatcher`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum TextMatch {
     Exact {
         text: Box<str>,
@@ -319,7 +321,17 @@ pub struct QueryMatch {
 /// # Errors
 /// When it is no regular expression or grows beyond 1 MiB when compiled.
 pub fn anchored(expression: &str) -> Result<Regex, regex::Error> {
-    regex::bytes::RegexBuilder::new(&format!("^(?:{expression})$")).unicode(false).dot_matches_new_line(false).size_limit(1 << 20).build()
+    ascii(&format!("^(?:{expression})$"))
+}
+
+/// Compile an expression that may match anywhere, as RE2 reads it: classes are ASCII unless one of Unicode's (`\p{Greek}`) is named.
+///
+/// # Errors
+/// As of [`anchored`].
+pub fn ascii(expression: &str) -> Result<Regex, regex::Error> {
+    let build =
+        |unicode| regex::bytes::RegexBuilder::new(expression).unicode(unicode).dot_matches_new_line(false).size_limit(1 << 20).build();
+    build(false).or_else(|error| if expression.contains("\\p") || expression.contains("\\P") { build(true) } else { Err(error) })
 }
 
 /// What a route does.
@@ -349,6 +361,8 @@ pub struct Forward {
     pub cluster_not_found: StatusCode,
     /// Upgrades of this route beside the manager's: (token in lower case, allowed). Source: `RouteAction.upgrade_configs`.
     pub upgrades: Vec<(Box<str>, bool)>,
+    /// Copies of the request, each drawn by itself. Source: `request_mirror_policies`.
+    pub mirrors: Box<[Mirror]>,
 }
 
 impl Forward {
@@ -365,8 +379,21 @@ impl Forward {
             append_forwarded_host: false,
             cluster_not_found: StatusCode::SERVICE_UNAVAILABLE,
             upgrades: Vec::new(),
+            mirrors: Box::default(),
         }
     }
+}
+
+/// A copy of requests for another cluster; nobody waits for its answer. Source: `RequestMirrorPolicy`.
+#[derive(Debug, Clone)]
+pub struct Mirror {
+    pub cluster: ClusterName,
+    /// Source: `runtime_fraction.default_value` (all).
+    pub share: Fraction,
+    /// The copy's host ends in `-shadow`. Source: `disable_shadow_host_suffix_append` (false).
+    pub shadow_host: bool,
+    /// The copy's host. Source: `host_rewrite_literal`.
+    pub host: Option<HeaderValue>,
 }
 
 /// How a request's `grpc-timeout` bounds it, beside `timeout`.
@@ -450,7 +477,7 @@ pub enum HostRewrite {
 }
 
 /// When and how often to try again. Source: `RetryPolicy`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RetryPolicy {
     /// Tries after the first. Source: `num_retries` (1 when unset).
     pub retries: u32,
@@ -515,6 +542,12 @@ impl RetryOn {
     pub const GRPC_INTERNAL: Self = Self(1 << 13);
     pub const GRPC_RESOURCE_EXHAUSTED: Self = Self(1 << 14);
     pub const GRPC_UNAVAILABLE: Self = Self(1 << 15);
+    /// All that look at gRPC's status.
+    pub const GRPC: Self = Self::GRPC_CANCELLED
+        .and(Self::GRPC_DEADLINE_EXCEEDED)
+        .and(Self::GRPC_INTERNAL)
+        .and(Self::GRPC_RESOURCE_EXHAUSTED)
+        .and(Self::GRPC_UNAVAILABLE);
 
     const WORDS: [(&'static str, Self); 16] = [
         ("5xx", Self::SERVER_ERROR),
@@ -595,6 +628,35 @@ pub struct DirectResponse {
     pub status: StatusCode,
     /// At most 1 MiB.
     pub body: Bytes,
+}
+
+/// Who may call from a browser. Source: `CorsPolicy` of the cors filter, the route's fields over the virtual host's.
+#[derive(Debug, Clone)]
+pub struct Cors {
+    /// The share of requests the filter looks at. Source: `filter_enabled` (all).
+    pub share: Fraction,
+    /// Any of them. Source: `allow_origin_string_match`.
+    pub origins: Vec<TextMatch>,
+    /// A rule of `origins` takes `*`, so every origin is allowed.
+    pub any_origin: bool,
+    pub methods: CorsList,
+    pub headers: CorsList,
+    pub expose: Option<HeaderValue>,
+    pub max_age: Option<HeaderValue>,
+    pub credentials: bool,
+    pub private_network: bool,
+    /// Preflights of origins that are not allowed go to the upstream. Source: `forward_not_matching_preflights` (true).
+    pub forward_unmatched: bool,
+}
+
+/// What a preflight is told to be allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CorsList {
+    /// Nothing is said.
+    Unsaid,
+    /// What was asked for. Source: `*`.
+    Asked,
+    Fixed(HeaderValue),
 }
 
 /// Injected faults. Delay and abort are drawn independently. Source: `HTTPFault`.
@@ -740,6 +802,12 @@ mod tests {
         for (text, want) in cases {
             assert_eq!(regex.is_match(text.as_bytes()), want, "{text}");
         }
-        assert!(anchored("(").is_err());
+        for refused in ["(", "a{1000}{1000}", r"(a)\1", "(?=a)"] {
+            assert!(anchored(refused).is_err(), "{refused}");
+        }
+        assert!(anchored(r"\p{Greek}+").unwrap().is_match("αβ".as_bytes()));
+        assert!(!anchored(r"\d").unwrap().is_match("٣".as_bytes()));
+        // Linear whatever the expression.
+        assert!(!anchored("(a+)+b").unwrap().is_match(&[b'a'; 50_000]));
     }
 }

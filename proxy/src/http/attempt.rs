@@ -4,6 +4,7 @@
 
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -27,6 +28,7 @@ use crate::config::route_table::{RetryPolicy, WeightedCluster};
 use crate::config::view::{WorkerCluster, WorkerEndpoint};
 use crate::connect::resolve::Resolver;
 use crate::connect::{Answer, Failure, Link};
+use crate::retry::asked::Expected;
 use crate::retry::attempts::{Attempts, Reset};
 use crate::retry::replay::RequestBody;
 use crate::retry::timeout::Expired;
@@ -44,14 +46,35 @@ pub struct Outgoing<'v> {
     pub cluster: Rc<WorkerCluster>,
     /// Where the route has several clusters: its entry.
     pub weighted: Option<&'v WeightedCluster>,
-    pub policy: Option<&'v RetryPolicy>,
+    pub policy: Option<Policy<'v>>,
     /// The head is copied before each try, because it may be needed after it was written.
     pub kept: bool,
     pub http2: bool,
     /// Say in the head which try it is.
     pub attempt_count: bool,
+    /// Say in the head how long it may take.
+    pub expected: Option<Expected>,
     /// For passthrough: the name asked for.
     pub name: Option<Box<str>>,
+}
+
+/// The retry policy of one request.
+#[derive(Debug)]
+pub enum Policy<'v> {
+    Route(&'v RetryPolicy),
+    /// The request asked for something itself.
+    Own(Box<RetryPolicy>),
+}
+
+impl Deref for Policy<'_> {
+    type Target = RetryPolicy;
+
+    fn deref(&self) -> &RetryPolicy {
+        match self {
+            Self::Route(policy) => policy,
+            Self::Own(policy) => policy,
+        }
+    }
 }
 
 /// Try until there is a response to pass on, or nothing more to try.
@@ -59,7 +82,8 @@ pub struct Outgoing<'v> {
 /// # Errors
 /// Why there is none.
 pub async fn run(context: &mut RequestContext, outgoing: &mut Outgoing<'_>) -> Result<Answer, RequestError> {
-    let policy = outgoing.policy;
+    let policy = outgoing.policy.take();
+    let policy = policy.as_deref();
     let worker = Rc::clone(&context.connection.worker);
     let (mut attempts, mut moves) = (Attempts::first(), Moves::default());
     let mut tried: SmallVec<[Rc<WorkerEndpoint>; 2]> = SmallVec::new();
@@ -71,6 +95,10 @@ pub async fn run(context: &mut RequestContext, outgoing: &mut Outgoing<'_>) -> R
         context.attempts = attempts.made;
         if let (true, Some(head)) = (outgoing.attempt_count, &mut outgoing.head) {
             head.headers.insert(headers::ATTEMPT_COUNT, headers::small_number(attempts.made));
+        }
+        if let (Some(expected), Some(head)) = (&outgoing.expected, &mut outgoing.head) {
+            let complete = context.request_complete().filter(|_| attempts.made > 1);
+            expected.tell(&mut head.headers, complete.map_or(Duration::ZERO, |complete| complete.elapsed()));
         }
         if let Some(timers) = &mut context.timers {
             timers.begin_try(if attempts.made == 1 { context.started } else { Instant::now() });

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode, Version, request};
+use http::{HeaderMap, HeaderValue, StatusCode, Version, request};
 use tokio::time::Instant;
 
 use super::check::Malformed;
@@ -50,6 +50,8 @@ pub struct RequestContext {
     pub log: Option<Box<LogFacts>>,
     /// The request's head, where changes of the response's headers refer to it.
     pub asked: Option<Box<request::Parts>>,
+    /// The origin that the route's CORS policy allows.
+    pub origin: Option<Box<HeaderValue>>,
     /// An HTTP/1.1 connection that goes back to its pool when the exchange is complete.
     pub lease: Option<h1::Sender>,
     /// Left out of the record: the exchange only opened a tunnel whose inside is recorded.
@@ -90,6 +92,7 @@ impl RequestContext {
             timers: None,
             log: None,
             asked: None,
+            origin: None,
             lease: None,
             unrecorded: false,
             head_only: false,

@@ -8,6 +8,8 @@ use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HOST, TE, TRANSFER_ENCODING
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version, request};
 
+use crate::retry::asked;
+
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 pub const UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
@@ -37,6 +39,8 @@ impl Fields {
     pub const FORWARDED_PROTO: Self = Self(1 << 9);
     pub const PEER_METADATA: Self = Self(1 << 10);
     pub const PEER_METADATA_ID: Self = Self(1 << 11);
+    /// What a request asks of its proxy, or what a proxy told the one before.
+    pub const ASKED: Self = Self(1 << 12);
     /// What belongs to one connection only.
     const HOP_BY_HOP: Self = Self(0b11_1111);
 
@@ -59,6 +63,7 @@ impl Fields {
             17 if name == "x-forwarded-proto" => Self::FORWARDED_PROTO,
             21 if name == "x-envoy-peer-metadata" => Self::PEER_METADATA,
             24 if name == "x-envoy-peer-metadata-id" => Self::PEER_METADATA_ID,
+            16 | 19 | 21 | 30 | 32 | 38 if asked::is_one(name) => Self::ASKED,
             _ => Self::default(),
         }
     }
@@ -348,6 +353,15 @@ mod tests {
             ("x-forwarded-proto", Fields::FORWARDED_PROTO),
             ("x-envoy-peer-metadata", Fields::PEER_METADATA),
             ("x-envoy-peer-metadata-id", Fields::PEER_METADATA_ID),
+            ("x-envoy-retry-on", Fields::ASKED),
+            ("x-envoy-retry-grpc-on", Fields::ASKED),
+            ("x-envoy-max-retries", Fields::ASKED),
+            ("x-envoy-retriable-status-codes", Fields::ASKED),
+            ("x-envoy-retriable-header-names", Fields::ASKED),
+            ("x-envoy-upstream-rq-timeout-ms", Fields::ASKED),
+            ("x-envoy-upstream-rq-per-try-timeout-ms", Fields::ASKED),
+            ("x-envoy-hedge-on-per-try-timeout", Fields::ASKED),
+            ("x-envoy-expected-rq-timeout-ms", Fields::ASKED),
             ("x-other", Fields::default()),
         ];
         for (name, want) in names {

@@ -11,6 +11,7 @@ pub mod context;
 pub mod facts;
 pub mod headers;
 pub mod local_reply;
+pub mod mirror;
 pub mod path;
 pub mod plan;
 pub mod record;

@@ -24,10 +24,10 @@ use super::record::{LogFacts, ResponseFlags};
 use super::server::{Incoming, Never, PendingTunnel};
 use super::{check, tunnel, upgrade};
 use crate::config::listener::{Direction, HttpManager};
-use crate::config::route_table::{Route, RouteAction};
+use crate::config::route_table::{Cors, Route, RouteAction};
 use crate::connect::Failure;
 use crate::route::select::select;
-use crate::route::{Head, fault, redirect, rewrite};
+use crate::route::{Head, cors, fault, redirect, rewrite};
 use crate::telemetry::access_log::Captured;
 
 /// Serve one request.
@@ -73,6 +73,12 @@ async fn forward(context: &mut RequestContext, mut request: Request<Incoming>, f
     context.route = Some(Arc::clone(route));
     if view.manager.fault && route.fault.is_some() {
         inject(context, route, &head).await?;
+    }
+    if let Some(policy) = &route.cors
+        && view.manager.cors
+        && let Some(answer) = preflight(context, policy, &head)
+    {
+        return Ok(Outcome::Local(answer));
     }
     match &route.action {
         RouteAction::Forward(forward) => {
@@ -131,7 +137,7 @@ fn prepare(context: &mut RequestContext, head: &mut request::Parts, fields: Fiel
     Ok(())
 }
 
-fn append_forwarded_for(headers: &mut HeaderMap, remote: SocketAddr) {
+pub fn append_forwarded_for(headers: &mut HeaderMap, remote: SocketAddr) {
     let mut all = Vec::new();
     for before in headers.get_all(headers::FORWARDED_FOR) {
         all.extend_from_slice(before.as_bytes());
@@ -191,21 +197,42 @@ async fn inject(context: &mut RequestContext, route: &Route, head: &request::Par
     }
 }
 
+/// Look whether a browser may call; the answer if that is all it wanted to know.
+fn preflight(context: &mut RequestContext, policy: &Cors, head: &request::Parts) -> Option<Response<Bytes>> {
+    let judged = cors::judge(policy, &look(head, context.grpc), || context.connection.worker.random());
+    context.origin = judged.allowed.map(Box::new);
+    let mut response = Response::new(Bytes::new());
+    *response.headers_mut() = judged.preflight?;
+    context.details = Cow::Borrowed("cors_response");
+    Some(response)
+}
+
+/// Whoever answers: an origin that is allowed is told so.
+fn allow_origin(context: &RequestContext, headers: &mut HeaderMap) {
+    let policy = context.route.as_ref().and_then(|route| route.cors.as_ref());
+    if let (Some(origin), Some(policy)) = (&context.origin, policy) {
+        cors::allow(policy, origin, headers);
+    }
+}
+
 /// Give the codec its response, and the context to the body whose end is the end of the exchange.
 fn answer(mut context: Box<RequestContext>, outcome: Result<Outcome, RequestError>) -> Response<ResponseBody> {
     match outcome {
         Ok(Outcome::Upstream(mut response)) => {
+            allow_origin(&context, response.headers_mut());
             say_last(&context, response.headers_mut());
             context.responds(response.status(), response.headers());
             response.map(|kind| ResponseBody::new(kind, context))
         }
         Ok(Outcome::Local(mut response)) => {
+            allow_origin(&context, response.headers_mut());
             set_server(&context, response.headers_mut());
             say_last(&context, response.headers_mut());
             context.responds(response.status(), response.headers());
             own_body(response, context)
         }
         Ok(Outcome::Upgraded(mut response, pending)) => {
+            allow_origin(&context, response.headers_mut());
             upgrade::splice(pending, &mut response, context);
             let (mut head, _) = response.into_parts();
             head.extensions.clear();
@@ -219,6 +246,7 @@ fn answer(mut context: Box<RequestContext>, outcome: Result<Outcome, RequestErro
             let mut response = local_reply::response(&reply, context.grpc);
             context.details = reply.details;
             context.upstream_failure = reply.upstream_failure;
+            allow_origin(&context, response.headers_mut());
             set_server(&context, response.headers_mut());
             say_last(&context, response.headers_mut());
             if !gone {

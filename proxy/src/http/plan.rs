@@ -15,20 +15,24 @@ use http_body::Body as _;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::attempt::{Outgoing, copy};
+use super::attempt::{Outgoing, Policy, copy};
 use super::body::Kind;
 use super::context::RequestContext;
 use super::facts::{RequestFacts, ResponseFacts};
 use super::headers::{self, Fields};
 use super::local_reply::{self, RequestError};
+use super::mirror;
 use super::path::{Outcome, authority, look, set_path, set_server};
 use super::server::{Incoming, PendingTunnel};
 use super::upgrade;
 use crate::config::cluster::{ClusterKind, UpstreamProtocol};
 use crate::config::listener::Direction;
-use crate::config::route_table::{Forward, HeaderMutations, HostRewrite, RetryPolicy, Route, RouteTable, VirtualHost, WeightedCluster};
+use crate::config::route_table::{
+    Forward, GrpcTimeout, HeaderMutations, HostRewrite, RetryPolicy, Route, RouteTable, VirtualHost, WeightedCluster,
+};
 use crate::config::view::WorkerCluster;
 use crate::connect::{Answer, Failure};
+use crate::retry::asked::{self, Asked, Expected};
 use crate::retry::attempts::may_repeat_written;
 use crate::retry::replay::{RequestBody, RequestStream};
 use crate::retry::timeout::{self, Timers};
@@ -69,8 +73,11 @@ impl<'v> Plan<'v> {
             upgrade::check(&head.headers, &context.view.manager, forward)?;
         }
         let (cluster, weighted) = self.cluster(context, &head.headers)?;
-        let policy = forward.retry.as_deref().filter(|policy| self.may_retry(policy, &head, context.grpc));
-        self.limit(context, policy, &head);
+        let asked = if self.fields.has(Fields::ASKED) { asked::take(&mut head.headers, believes(context)) } else { None };
+        let policy = self.policy(asked.as_ref());
+        let may_retry = policy.as_deref().is_some_and(|policy| self.may_retry(policy, &head, context.grpc));
+        let expected = self.limit(context, policy.as_deref().filter(|_| may_retry), asked.as_ref(), &head);
+        let policy = policy.filter(|_| may_retry);
         let http2 = !upgrade
             && match cluster.cluster.protocol {
                 UpstreamProtocol::Http1 => false,
@@ -83,10 +90,20 @@ impl<'v> Plan<'v> {
             context.asked = Some(Box::new(copy(&head)));
         }
         self.rewrite(context, &mut head, &cluster, weighted, Shape { upgrade, http2 })?;
-        let kept = http2 || policy.is_some_and(|policy| may_repeat_written(policy, context.grpc));
-        let body = first_body(context, body, policy, kept);
+        let kept = http2 || policy.as_deref().is_some_and(|policy| may_repeat_written(policy, context.grpc));
+        let body = first_body(context, body, policy.as_deref(), kept);
         let attempt_count = self.host.attempt_count_to_upstream;
-        Ok(Outgoing { head: Some(head), body: Some(body), cluster, weighted, policy, kept, http2, attempt_count, name })
+        // The two halves of an upgraded stream are a conversation: there is nothing to copy. Nor is a request that finds no endpoint mirrored.
+        if !forward.mirrors.is_empty() && !upgrade && may_be_sent(&cluster) {
+            if attempt_count {
+                head.headers.insert(headers::ATTEMPT_COUNT, headers::small_number(1));
+            }
+            if let Some(expected) = &expected {
+                expected.tell(&mut head.headers, Duration::ZERO);
+            }
+            mirror::begin(context, &forward.mirrors, &head, forward.timeout);
+        }
+        Ok(Outgoing { head: Some(head), body: Some(body), cluster, weighted, policy, kept, http2, attempt_count, expected, name })
     }
 
     fn cluster(
@@ -111,13 +128,37 @@ impl<'v> Plan<'v> {
         policy.request_headers.is_empty() || policy.request_headers.iter().any(|wanted| matches_header(wanted, &look(head, grpc)))
     }
 
-    /// Set the clocks of the exchange.
-    fn limit(&self, context: &mut RequestContext, policy: Option<&RetryPolicy>, head: &request::Parts) {
-        let asked = if context.grpc { head.headers.get("grpc-timeout") } else { None };
-        let request = timeout::effective(self.forward.timeout, self.forward.grpc_timeout, asked);
-        let per_try = policy.and_then(|policy| policy.per_try_timeout);
-        let idle = self.forward.idle_timeout.unwrap_or(context.view.manager.stream_idle_timeout);
+    /// The route's policy, unless the request asks for more.
+    fn policy(&self, asked: Option<&Asked>) -> Option<Policy<'v>> {
+        let route = self.forward.retry.as_deref();
+        match asked.and_then(|asked| asked.policy(route)) {
+            Some(own) => Some(Policy::Own(own)),
+            None => route.map(Policy::Route),
+        }
+    }
+
+    /// Set the clocks of the exchange. `None`: nothing limits it that an upstream should know of.
+    fn limit(
+        &self,
+        context: &mut RequestContext,
+        policy: Option<&RetryPolicy>,
+        asked: Option<&Asked>,
+        head: &request::Parts,
+    ) -> Option<Expected> {
+        let forward = self.forward;
+        let grpc = context.grpc && forward.grpc_timeout != GrpcTimeout::Ignore;
+        let request = if grpc {
+            timeout::effective(forward.timeout, forward.grpc_timeout, head.headers.get("grpc-timeout"))
+        } else {
+            forward.timeout
+        };
+        let request = asked.and_then(|asked| asked.timeout).unwrap_or(request);
+        let per_try = asked.and_then(|asked| asked.per_try_timeout).unwrap_or_else(|| policy.and_then(|policy| policy.per_try_timeout));
+        // A try that may take longer than the request is not limited by itself.
+        let per_try = per_try.filter(|per_try| request.is_none_or(|request| *per_try < request));
+        let idle = forward.idle_timeout.unwrap_or(context.view.manager.stream_idle_timeout);
         context.timers = Timers::new(request, per_try, idle, context.started);
+        (request.is_some() || per_try.is_some()).then_some(Expected { request, per_try, grpc })
     }
 
     /// Header changes that apply, innermost first; usually none.
@@ -246,6 +287,19 @@ impl<'v> Plan<'v> {
     }
 }
 
+/// Whether a cluster has endpoints, or finds them by the request.
+fn may_be_sent(cluster: &WorkerCluster) -> bool {
+    match cluster.cluster.kind {
+        ClusterKind::Endpoints(_) | ClusterKind::Dns(_) => !cluster.endpoints.is_empty(),
+        ClusterKind::OriginalDestination | ClusterKind::DynamicForwardProxy => true,
+    }
+}
+
+/// The application beside this proxy may ask for retries and timeouts; a caller from outside may not.
+fn believes(context: &RequestContext) -> bool {
+    context.view.listener.direction == Direction::Outbound && !context.view.manager.use_remote_address
+}
+
 /// The protocol that a request is sent in.
 #[derive(Clone, Copy)]
 struct Shape {
@@ -270,7 +324,7 @@ fn first_body(context: &mut RequestContext, body: Incoming, policy: Option<&Retr
 }
 
 /// Say who calls to other proxies of the mesh, and to nobody else.
-fn peer_metadata(context: &RequestContext, cluster: &WorkerCluster, headers: &mut HeaderMap, fields: Fields) {
+pub fn peer_metadata(context: &RequestContext, cluster: &WorkerCluster, headers: &mut HeaderMap, fields: Fields) {
     if context.view.listener.direction == Direction::Inbound {
         return;
     }

@@ -101,19 +101,13 @@ fn wants_response_retry(policy: &RetryPolicy, status: StatusCode, headers: &Head
         || (on.has(RetryOn::RETRIABLE_4XX) && code == 409)
         || (on.has(RetryOn::RETRIABLE_STATUS_CODES) && policy.status_codes.contains(&code))
         || (on.has(RetryOn::RETRIABLE_HEADERS) && policy.headers.iter().any(|wanted| matches_response_header(wanted, headers)))
-        || (grpc && on.has(GRPC) && grpc_condition(headers).is_some_and(|condition| on.has(condition)));
+        || (grpc && on.has(RetryOn::GRPC) && grpc_condition(headers).is_some_and(|condition| on.has(condition)));
     // The headers that overrule are looked for only where there is something to overrule.
     if !wanted && !on.has(RetryOn::ENVOY_RATE_LIMITED) || headers.contains_key(OVERLOADED) {
         return false;
     }
     if headers.contains_key(RATE_LIMITED) { on.has(RetryOn::ENVOY_RATE_LIMITED) } else { wanted }
 }
-
-const GRPC: RetryOn = RetryOn::GRPC_CANCELLED
-    .and(RetryOn::GRPC_DEADLINE_EXCEEDED)
-    .and(RetryOn::GRPC_INTERNAL)
-    .and(RetryOn::GRPC_RESOURCE_EXHAUSTED)
-    .and(RetryOn::GRPC_UNAVAILABLE);
 
 /// The condition that a trailers-only gRPC reply fulfils.
 fn grpc_condition(headers: &HeaderMap) -> Option<RetryOn> {
@@ -138,7 +132,7 @@ pub fn may_repeat_written(policy: &RetryPolicy, grpc: bool) -> bool {
     policy.retries > 0
         && (policy.on.has(WRITTEN)
             || (policy.on.has(RetryOn::RETRIABLE_STATUS_CODES) && !policy.status_codes.is_empty())
-            || (grpc && policy.on.has(GRPC)))
+            || (grpc && policy.on.has(RetryOn::GRPC)))
 }
 
 /// A pause of 0 to `base` x 2^retries, at most `max`, evenly distributed.

@@ -14,6 +14,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
+use super::tap::{Feed, Kept, Tap, Watch, tap};
 use crate::http::server::{self, Incoming};
 
 /// The body of one request, shared by the path, its tries and its record. Requests without a body have none.
@@ -41,6 +42,8 @@ struct Inner {
     /// Which try may read. `u32::MAX`: none, ever again.
     turn: u32,
     reader: Option<Waker>,
+    /// Copies for mirrors: bytes go into them as they come from the downstream.
+    feeds: Vec<Feed>,
 }
 
 /// Nobody waits for this body any more, or the downstream broke it off.
@@ -63,6 +66,7 @@ impl RequestStream {
                 lost: false,
                 turn: 0,
                 reader: None,
+                feeds: Vec::new(),
             }),
             bytes: Cell::new(0),
             ended: Cell::new(None),
@@ -101,7 +105,16 @@ impl RequestStream {
             return None;
         }
         inner.turn += 1;
-        Some(RequestBody(Some(Reader { stream: Rc::clone(self), turn: inner.turn, next: 0, given: 0, trailers_given: false })))
+        Some(RequestBody(Source::Own(Reader { stream: Rc::clone(self), turn: inner.turn, next: 0, given: 0, trailers_given: false })))
+    }
+
+    /// A copy of the body for a mirror, which takes part from here on: call before the body is read.
+    pub fn tap(&self, kept: &Kept) -> (RequestBody, Watch) {
+        let mut inner = self.inner.borrow_mut();
+        let (feed, tap) = tap(inner.length, kept);
+        inner.feeds.push(feed);
+        let watch = tap.watch();
+        (RequestBody(Source::Tap(tap)), watch)
     }
 
     /// Whether [`Self::again`] would give a body.
@@ -128,6 +141,7 @@ impl RequestStream {
             inner.lost = true;
             inner.source = None;
             inner.kept = Vec::new();
+            inner.feeds = Vec::new();
             inner.reader.take()
         };
         if let Some(reader) = reader {
@@ -151,7 +165,15 @@ impl fmt::Debug for RequestStream {
 
 /// A body as one try sends it.
 #[derive(Debug)]
-pub struct RequestBody(Option<Reader>);
+pub struct RequestBody(Source);
+
+#[derive(Debug)]
+enum Source {
+    Empty,
+    Own(Reader),
+    /// A mirror's.
+    Tap(Tap),
+}
 
 #[derive(Debug)]
 struct Reader {
@@ -165,11 +187,11 @@ struct Reader {
 }
 
 impl RequestBody {
-    pub const EMPTY: Self = Self(None);
+    pub const EMPTY: Self = Self(Source::Empty);
 
     /// The first try's body.
     pub fn first(stream: &Rc<RequestStream>) -> Self {
-        Self(Some(Reader { stream: Rc::clone(stream), turn: 0, next: 0, given: 0, trailers_given: false }))
+        Self(Source::Own(Reader { stream: Rc::clone(stream), turn: 0, next: 0, given: 0, trailers_given: false }))
     }
 }
 
@@ -205,12 +227,14 @@ impl Reader {
             }
             Poll::Ready(None) => {
                 inner.source = None;
+                inner.end_feeds(None);
                 stream.end();
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => {
                 inner.source = None;
                 inner.lost = true;
+                inner.feeds = Vec::new();
                 stream.broken.set(Some(server::is_malformed(&error)));
                 Poll::Ready(Some(Err(Abandoned)))
             }
@@ -223,6 +247,9 @@ impl Reader {
                     Ok(data) => {
                         stream.bytes.set(stream.bytes.get() + data.len() as u64);
                         self.given += data.len() as u64;
+                        for feed in &inner.feeds {
+                            feed.data(&data);
+                        }
                         if inner.keep(&data) {
                             self.next += 1;
                         }
@@ -233,12 +260,14 @@ impl Reader {
                             inner.trailers = Some(trailers.clone());
                         }
                         inner.source = None;
+                        inner.end_feeds(frame.trailers_ref());
                         self.trailers_given = true;
                         stream.end();
                         return Poll::Ready(Some(Ok(frame)));
                     }
                 };
                 if ended {
+                    inner.end_feeds(None);
                     stream.end();
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -248,6 +277,12 @@ impl Reader {
 }
 
 impl Inner {
+    fn end_feeds(&mut self, trailers: Option<&HeaderMap>) {
+        for feed in self.feeds.drain(..) {
+            feed.end(trailers);
+        }
+    }
+
     /// Keep a piece for other tries; `false` when it is not kept.
     fn keep(&mut self, data: &Bytes) -> bool {
         if self.lost {
@@ -270,13 +305,18 @@ impl Body for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Abandoned>>> {
         match &mut self.get_mut().0 {
-            Some(reader) => reader.poll(cx),
-            None => Poll::Ready(None),
+            Source::Own(reader) => reader.poll(cx),
+            Source::Empty => Poll::Ready(None),
+            Source::Tap(tap) => tap.poll(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        let Some(reader) = &self.0 else { return true };
+        let reader = match &self.0 {
+            Source::Own(reader) => reader,
+            Source::Empty => return true,
+            Source::Tap(tap) => return tap.is_end_stream(),
+        };
         let inner = reader.stream.inner.borrow();
         inner.turn == reader.turn
             && inner.source.is_none()
@@ -285,7 +325,11 @@ impl Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let Some(reader) = &self.0 else { return SizeHint::with_exact(0) };
+        let reader = match &self.0 {
+            Source::Own(reader) => reader,
+            Source::Empty => return SizeHint::with_exact(0),
+            Source::Tap(tap) => return tap.size_hint(),
+        };
         match reader.stream.inner.borrow().length {
             Some(length) => SizeHint::with_exact(length.saturating_sub(reader.given)),
             None => SizeHint::default(),

@@ -106,15 +106,15 @@ impl Timers {
     }
 }
 
-/// The timeout of a request: the route's, unless gRPC's own header takes its place.
+/// The timeout of a request: the route's, unless gRPC's own header takes its place. `rule`: `Ignore` for what is not gRPC.
 ///
-/// Source: Envoy `FilterUtility::finalTimeout`.
+/// Source: Envoy `FilterUtility::finalTimeout`: a header that is missing or 0 asks for no limit, and gets what the rule allows at most.
 pub fn effective(route: Option<Duration>, rule: GrpcTimeout, header: Option<&HeaderValue>) -> Option<Duration> {
-    let asked = header.and_then(grpc_timeout);
-    match (rule, asked) {
-        (GrpcTimeout::Ignore, _) | (_, None) => route,
-        (GrpcTimeout::Uncapped, Some(asked)) => Some(asked),
-        (GrpcTimeout::AtMost(most), Some(asked)) => Some(asked.min(most)),
+    let asked = || header.and_then(grpc_timeout).filter(|asked| !asked.is_zero());
+    match rule {
+        GrpcTimeout::Ignore => route,
+        GrpcTimeout::Uncapped => asked(),
+        GrpcTimeout::AtMost(most) => Some(asked().map_or(most, |asked| asked.min(most))),
     }
 }
 
@@ -151,7 +151,9 @@ mod tests {
             ("ignored", Some(SEC), GrpcTimeout::Ignore, Some(&header), Some(SEC)),
             ("uncapped", Some(SEC), GrpcTimeout::Uncapped, Some(&header), Some(3 * SEC)),
             ("capped", None, GrpcTimeout::AtMost(2 * SEC), Some(&header), Some(2 * SEC)),
-            ("absent", Some(SEC), GrpcTimeout::Uncapped, None, Some(SEC)),
+            ("absent", Some(SEC), GrpcTimeout::Uncapped, None, None),
+            ("absent and capped", None, GrpcTimeout::AtMost(2 * SEC), None, Some(2 * SEC)),
+            ("absent and ignored", Some(SEC), GrpcTimeout::Ignore, None, Some(SEC)),
         ];
         for (name, route, rule, header, want) in cases {
             assert_eq!(effective(route, rule, header), want, "{name}");

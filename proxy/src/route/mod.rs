@@ -3,6 +3,7 @@
 //! In:  a request's head and a route table.
 //! Out: the route; rewritten heads; redirects; faults to inject.
 
+pub mod cors;
 pub mod fault;
 pub mod mutate;
 pub mod redirect;

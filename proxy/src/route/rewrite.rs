@@ -72,6 +72,10 @@ mod tests {
             (prefix("/v2/"), &PathMatch::Any, "/foo", None, Some("/v2/foo")),
             (prefix(""), &matched, "/foo", None, Some("/")),
             (regex("^/foo/([a-z]+)", r"/x/\1"), &matched, "/foo/bar/1", Some("q"), Some("/x/bar/1?q")),
+            // Where Envoy leaves it out.
+            (regex("^/x", "y"), &matched, "/x/z", None, Some("/y/z")),
+            // As RE2 replaces, empty matches too: checked against Envoy.
+            (regex("/(x*)", r"/[\0]"), &matched, "/re/xxx/y", Some("q=/x"), Some("/[/]re/[/xxx]/[/]y?q=/x")),
             (PathRewrite::Whole("/w".into()), &matched, "/foo/bar", Some("q"), Some("/w?q")),
             (PathRewrite::None, &matched, "/foo", None, None),
         ];

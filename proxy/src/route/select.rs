@@ -129,7 +129,8 @@ fn matches_value(wanted: &HeaderMatch, value: Option<&[u8]>) -> bool {
     found != wanted.invert
 }
 
-fn matches_text(rule: &TextMatch, value: &[u8]) -> bool {
+/// Whether a text fulfils a condition.
+pub fn matches_text(rule: &TextMatch, value: &[u8]) -> bool {
     let same = |a: &[u8], b: &str, ignore_case: bool| if ignore_case { a.eq_ignore_ascii_case(b.as_bytes()) } else { a == b.as_bytes() };
     match rule {
         TextMatch::Exact { text, ignore_case } => same(value, text, *ignore_case),
@@ -315,6 +316,7 @@ mod tests {
             matches: RouteMatch { path, case_sensitive: true, headers: vec![], query: vec![], grpc: false, fraction },
             action: RouteAction::Forward(Forward::to("c")),
             fault: None,
+            cors: None,
             request_headers: HeaderMutations::default(),
             response_headers: HeaderMutations::default(),
         })

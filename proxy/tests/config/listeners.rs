@@ -44,9 +44,14 @@ fn socket<M: prost::Message + prost::Name>(context: &M) -> Option<core::Transpor
 #[test]
 fn an_outbound_listener_of_the_contract_compiles() {
     let manager = hcm::HttpConnectionManager {
-        http_filters: ["envoy.filters.http.fault", "envoy.filters.http.dynamic_forward_proxy", "envoy.filters.http.router"]
-            .map(filter)
-            .to_vec(),
+        http_filters: [
+            "envoy.filters.http.fault",
+            "envoy.filters.http.cors",
+            "envoy.filters.http.dynamic_forward_proxy",
+            "envoy.filters.http.router",
+        ]
+        .map(filter)
+        .to_vec(),
         upgrade_configs: ["websocket", "CONNECT"].map(|kind| UpgradeConfig { upgrade_type: kind.into(), ..Default::default() }).to_vec(),
         stream_idle_timeout: seconds(0),
         server_name: "istio-envoy".into(),
@@ -58,7 +63,14 @@ fn an_outbound_listener_of_the_contract_compiles() {
     assert_eq!((compiled.address, compiled.bind), ("127.0.0.1:15001".parse().unwrap(), true));
     assert_eq!(compiled.direction, Direction::Outbound);
     let manager = http(&compiled);
-    assert!(manager.connect && manager.fault && manager.normalize_path && manager.generate_request_id && !manager.use_remote_address);
+    assert!(
+        manager.connect
+            && manager.fault
+            && manager.cors
+            && manager.normalize_path
+            && manager.generate_request_id
+            && !manager.use_remote_address
+    );
     assert_eq!(manager.upgrades, ["websocket".into()]);
     assert_eq!((manager.stream_idle_timeout, manager.idle_timeout), (None, Some(Duration::from_secs(3600))));
     assert_eq!((manager.max_request_header_bytes, manager.max_request_headers), (96 << 10, 100));

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 use pillion_proxy::config::route_table::{
-    ClusterChoice, FaultAbort, Forward, Fraction, GrpcTimeout, HostRewrite, PathMatch, PathRewrite, RedirectPath, RedirectScheme, RetryOn,
-    Route, RouteAction, RouteTable,
+    ClusterChoice, CorsList, FaultAbort, Forward, Fraction, GrpcTimeout, HostRewrite, PathMatch, PathRewrite, RedirectPath, RedirectScheme,
+    RetryOn, Route, RouteAction, RouteTable,
 };
 use pillion_proxy::config::{OutboundPolicy, RuntimeConfig};
 use pillion_xds::resource::pack;
@@ -17,6 +17,7 @@ use pillion_xds::wire::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use pillion_xds::wire::envoy::extensions::filters::http::fault::v3::{self as fault, HttpFault};
 use pillion_xds::wire::envoy::r#type::matcher::v3 as matcher;
 use pillion_xds::wire::envoy::r#type::v3::FractionalPercent;
+use wire::route_action::RequestMirrorPolicy as MirrorPolicy;
 use wire::route_match::PathSpecifier;
 
 use super::wire::*;
@@ -52,6 +53,10 @@ fn refused(route: wire::Route) -> String {
     let verdict = bench.take(&[inline_routes("r", vec![host("h", &["*"], vec![route])])], &[]);
     let reason = verdict.refused.first().map(|refusal| refusal.reason.clone()).unwrap_or_else(|| panic!("accepted"));
     reason.strip_prefix("virtual_hosts[0].routes[0].").unwrap_or(&reason).to_owned()
+}
+
+fn rewrite(substitution: &str) -> matcher::RegexMatchAndSubstitute {
+    matcher::RegexMatchAndSubstitute { pattern: Some(regex("/(a)")), substitution: substitution.into() }
 }
 
 fn matching(specifier: PathSpecifier) -> wire::Route {
@@ -104,6 +109,69 @@ fn an_action_has_envoys_defaults_and_the_resources_values() {
     assert!(matches!(&full.path, PathRewrite::Prefix(prefix) if &**prefix == "/v2"));
     assert_eq!(full.host, HostRewrite::Literal(http::HeaderValue::from_static("other")));
     assert_eq!(full.upgrades, [("websocket".into(), true)]);
+}
+
+#[test]
+fn mirrors_keep_their_share_and_those_without_any_are_left_out() {
+    let mirror = |cluster: &str, numerator| MirrorPolicy {
+        cluster: cluster.into(),
+        runtime_fraction: Some(core::RuntimeFractionalPercent {
+            default_value: Some(FractionalPercent { numerator, ..Default::default() }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let compiled = compile(route_of(wire::RouteAction {
+        request_mirror_policies: vec![
+            MirrorPolicy { cluster: "all".into(), ..Default::default() },
+            MirrorPolicy { disable_shadow_host_suffix_append: true, ..mirror("some", 5) },
+            mirror("none", 0),
+            MirrorPolicy { host_rewrite_literal: "h".into(), ..mirror("host", 100) },
+        ],
+        ..forward_to("c")
+    }));
+    let got = forward(&compiled).mirrors.iter().map(|m| (m.cluster.as_str(), m.share.numerator, m.shadow_host, m.host.is_some()));
+    assert_eq!(got.collect::<Vec<_>>(), [("all", 100, true, false), ("some", 5, false, false), ("host", 100, false, true)]);
+}
+
+#[test]
+fn a_cors_policy_fills_its_gaps_from_the_virtual_hosts() {
+    let policy = |policy: CorsPolicy| [("envoy.filters.http.cors".to_owned(), pack(&policy))].into();
+    let origin =
+        matcher::StringMatcher { match_pattern: Some(matcher::string_matcher::MatchPattern::SafeRegex(regex(".*"))), ..Default::default() };
+    let route = wire::Route {
+        typed_per_filter_config: policy(CorsPolicy {
+            allow_methods: "*".into(),
+            forward_not_matching_preflights: Some(Default::default()),
+            ..Default::default()
+        }),
+        ..route_of(forward_to("c"))
+    };
+    let host = wire::VirtualHost {
+        name: "h".into(),
+        domains: vec!["*".into()],
+        routes: vec![route, route_of(forward_to("c"))],
+        typed_per_filter_config: policy(CorsPolicy {
+            allow_origin_string_match: vec![origin],
+            allow_methods: "GET".into(),
+            allow_headers: "x-a".into(),
+            allow_credentials: yes(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let mut bench = bench();
+    bench.accept(&[inline_routes("r", vec![host])]);
+    let compiled = table(&bench.config());
+    let got = compiled.virtual_hosts[0].routes.iter().map(|route| {
+        let cors = route.cors.as_ref().unwrap();
+        (cors.any_origin, cors.methods.clone(), cors.headers.clone(), cors.credentials, cors.forward_unmatched)
+    });
+    let fixed = |text: &'static str| CorsList::Fixed(http::HeaderValue::from_static(text));
+    assert_eq!(
+        got.collect::<Vec<_>>(),
+        [(true, CorsList::Asked, fixed("x-a"), true, false), (true, fixed("GET"), fixed("x-a"), true, true)]
+    );
 }
 
 #[test]
@@ -223,7 +291,7 @@ fn what_cannot_be_done_is_refused_with_its_field() {
         header: Some(core::HeaderValue { key: key.into(), value: value.into(), ..Default::default() }),
         ..Default::default()
     };
-    let cors = [("envoy.filters.http.cors".to_owned(), pack(&CorsPolicy::default()))].into();
+    let other = [("envoy.filters.http.ext_proc".to_owned(), pack(&CorsPolicy::default()))].into();
     let cases = [
         (wire::Route { r#match: None, ..route_of(forward_to("c")) }, "match: is missing"),
         (matching(PathSpecifier::SafeRegex(regex("("))), "match.safe_regex.regex: \"(\" is no expression: unclosed group"),
@@ -232,7 +300,15 @@ fn what_cannot_be_done_is_refused_with_its_field() {
             "match.path_separated_prefix: begins with '/' and does not end with it",
         ),
         (action(|a| a.cluster_specifier = None), "route: has no cluster"),
-        (action(|a| a.request_mirror_policies = vec![Default::default()]), "route.request_mirror_policies: is not supported"),
+        (action(|a| a.request_mirror_policies = vec![Default::default()]), "route.request_mirror_policies[0].cluster: has 1 to 1024 bytes"),
+        (
+            action(|a| a.request_mirror_policies = vec![MirrorPolicy { cluster_header: "x".into(), ..Default::default() }]),
+            "route.request_mirror_policies[0].cluster_header: is not supported",
+        ),
+        (
+            action(|a| a.regex_rewrite = Some(rewrite(r"/\2"))),
+            r#"route.regex_rewrite.substitution: "/\\2" names no group of the expression"#,
+        ),
         (action(|a| a.cors = Some(Default::default())), "route.cors: is not supported"),
         (action(|a| a.metadata_match = Some(Default::default())), "route.metadata_match: is not supported"),
         (
@@ -257,8 +333,8 @@ fn what_cannot_be_done_is_refused_with_its_field() {
             "route.retry_policy.retry_host_predicate[0]: x is not supported",
         ),
         (
-            wire::Route { typed_per_filter_config: cors, ..route_of(forward_to("c")) },
-            "typed_per_filter_config[\"envoy.filters.http.cors\"]: is not supported",
+            wire::Route { typed_per_filter_config: other, ..route_of(forward_to("c")) },
+            "typed_per_filter_config[\"envoy.filters.http.ext_proc\"]: is not supported",
         ),
         (
             wire::Route { request_headers_to_add: vec![header("x y", "1")], ..route_of(forward_to("c")) },

@@ -128,6 +128,7 @@ pub fn route(name: &str, path: PathMatch, action: RouteAction) -> Route {
         matches: RouteMatch { path, case_sensitive: true, headers: vec![], query: vec![], grpc: false, fraction: None },
         action,
         fault: None,
+        cors: None,
         request_headers: HeaderMutations::default(),
         response_headers: HeaderMutations::default(),
     }
@@ -186,7 +187,8 @@ impl Plan {
         let hosts = self.hosts.into_iter().map(Arc::new).collect();
         config.routes.insert("routes".into(), Arc::new(RouteTable::new("routes", hosts).unwrap()));
         config.clusters = self.clusters.into_iter().map(|cluster| (cluster.name.clone(), Arc::new(cluster))).collect();
-        let manager = HttpManager { routes: RouteSource::Named("routes".into()), fault: true, connect: !self.no_tunnels, ..self.manager };
+        let manager =
+            HttpManager { routes: RouteSource::Named("routes".into()), fault: true, cors: true, connect: !self.no_tunnels, ..self.manager };
         let main = http_listener("main", "127.0.0.1:0", true, manager, self.direction);
         config.listeners = ListenerTable::new(self.more_listeners.into_iter().chain([main]).map(Arc::new));
         config.names = Arc::new(self.names);

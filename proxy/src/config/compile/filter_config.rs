@@ -1,7 +1,7 @@
 //! HTTP filters: which ones a connection manager may name, and what routes say to them.
 //!
 //! In:  `http_filters`, `typed_per_filter_config`.
-//! Out: which built-in stages are on; [`Fault`]s.
+//! Out: which built-in stages are on; [`Fault`]s and [`Cors`] policies.
 
 use std::collections::BTreeMap;
 
@@ -9,22 +9,24 @@ use http::StatusCode;
 use pillion_xds::resource::is;
 use pillion_xds::wire::envoy::config::route::v3::FilterConfig;
 use pillion_xds::wire::envoy::extensions::filters::common::fault::v3::fault_delay::FaultDelaySecifier;
+use pillion_xds::wire::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use pillion_xds::wire::envoy::extensions::filters::http::fault::v3::{FaultAbort as WireAbort, HttpFault, fault_abort::ErrorType};
 use pillion_xds::wire::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use pillion_xds::wire::google::protobuf::Any;
 
 use super::at::{At, Compiled, note_set, refuse_set};
+use super::cors;
 use super::value::{duration, fraction, header_match, unpack};
-use crate::config::route_table::{Fault, FaultAbort, Fraction};
+use crate::config::route_table::{Cors, Fault, FaultAbort, Fraction};
 
 pub(super) const FAULT: &str = "envoy.filters.http.fault";
+const CORS: &str = "envoy.filters.http.cors";
 const ROUTER: &str = "envoy.filters.http.router";
 
 /// Filters that do here what they do there without being configured (metrics, peer metadata), or nothing until a route speaks to them.
-const BUILT_IN: [&str; 7] = [
+const BUILT_IN: [&str; 6] = [
     "envoy.filters.http.dynamic_forward_proxy",
     "envoy.filters.http.grpc_stats",
-    "envoy.filters.http.cors",
     "envoy.filters.http.upstream_codec",
     "istio.stats",
     "istio.metadata_exchange",
@@ -35,12 +37,14 @@ const BUILT_IN: [&str; 7] = [
 #[derive(Debug, Default)]
 pub(super) struct Filters {
     pub(super) fault: bool,
+    pub(super) cors: bool,
 }
 
 /// What a route, virtual host or weighted cluster says to filters.
 #[derive(Debug, Default)]
 pub(super) struct PerRoute {
     fault: Option<Box<HttpFault>>,
+    cors: Option<Box<CorsPolicy>>,
 }
 
 /// Reads the chain, which ends with the router. A filter that we do not know is refused unless it is optional: skipping one that
@@ -52,6 +56,7 @@ pub(super) fn chain(at: &At<'_>, filters: &[hcm::HttpFilter]) -> Compiled<Filter
         let at = at.index("http_filters", *index);
         match filter.name.as_str() {
             FAULT => found.fault = true,
+            CORS => found.cors = true,
             ROUTER => {}
             name if BUILT_IN.contains(&name) => {}
             name if filter.is_optional => at.note(format_args!("optional filter {name} is skipped")),
@@ -76,6 +81,7 @@ pub(super) fn per_route(at: &At<'_>, configs: &BTreeMap<String, Any>) -> Compile
         };
         match (name.as_str(), any) {
             (FAULT, Some(any)) => found.fault = Some(Box::new(unpack(&at, any)?)),
+            (CORS, Some(any)) => found.cors = Some(Box::new(unpack(&at, any)?)),
             (_, None) => {}
             _ if optional => at.note("is skipped"),
             _ => return Err(at.unsupported()),
@@ -86,16 +92,18 @@ pub(super) fn per_route(at: &At<'_>, configs: &BTreeMap<String, Any>) -> Compile
 
 impl PerRoute {
     pub(super) fn is_empty(&self) -> bool {
-        self.fault.is_none()
+        self.fault.is_none() && self.cors.is_none()
     }
 
     /// This one's word, or the other's where this one says nothing.
-    pub(super) fn or<'a>(&'a self, other: &'a Self) -> &'a Self {
-        if self.is_empty() { other } else { self }
+    pub(super) fn fault(&self, at: &At<'_>, outer: &Self) -> Compiled<Option<Fault>> {
+        let wire = self.fault.as_ref().or(outer.fault.as_ref());
+        wire.map(|wire| fault(&at.key("typed_per_filter_config", FAULT), wire)).transpose()
     }
 
-    pub(super) fn fault(&self, at: &At<'_>) -> Compiled<Option<Fault>> {
-        self.fault.as_ref().map(|wire| fault(&at.key("typed_per_filter_config", FAULT), wire)).transpose()
+    /// This one's fields, and the other's where this one leaves them out.
+    pub(super) fn cors(&self, at: &At<'_>, outer: &Self) -> Compiled<Option<Box<Cors>>> {
+        cors::policy(&at.key("typed_per_filter_config", CORS), self.cors.as_deref(), outer.cors.as_deref())
     }
 }
 

@@ -61,6 +61,7 @@ pub(super) fn http_manager(at: &At<'_>, mut wire: wire::HttpConnectionManager) -
         upgrades,
         connect,
         fault: filters.fault,
+        cors: filters.cors,
         access_log: access_log(at, &wire.access_log)?,
     })
 }

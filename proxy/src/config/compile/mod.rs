@@ -17,10 +17,12 @@
 mod access_log;
 pub(super) mod at;
 mod cluster;
+mod cors;
 mod filter_config;
 mod http_manager;
 mod listener;
 mod live;
+mod mirror;
 mod names;
 mod retry;
 mod route;

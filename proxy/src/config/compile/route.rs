@@ -13,6 +13,7 @@ use pillion_xds::wire::google::protobuf::UInt32Value;
 
 use super::at::{At, Compiled, note_set, refuse_set};
 use super::filter_config::{self, PerRoute};
+use super::mirror;
 use super::retry;
 use super::value::{
     REQUEST, RESPONSE, duration, enumeration, flag, fraction, header_match, header_name, header_value, inline_text, mutations, regex,
@@ -52,11 +53,17 @@ pub(super) fn route(at: &At<'_>, route: &wire::Route, defaults: &HostDefaults<'_
         wire::route::Action::NonForwardingAction(_) => return Err(at.field("non_forwarding_action").unsupported()),
     };
     let per_filter = filter_config::per_route(at, &route.typed_per_filter_config)?;
+    let cors = match action {
+        RouteAction::Forward(_) => per_filter.cors(at, defaults.per_filter)?,
+        // Envoy's filter leaves alone what routes answer themselves.
+        RouteAction::Redirect(_) | RouteAction::Direct(_) => None,
+    };
     Ok(Route {
         name: route.name.as_str().into(),
         matches: route_match(&at_match, matches)?,
         action,
-        fault: per_filter.or(defaults.per_filter).fault(at)?,
+        fault: per_filter.fault(at, defaults.per_filter)?,
+        cors,
         request_headers: mutations(at, REQUEST, &route.request_headers_to_add, &route.request_headers_to_remove)?,
         response_headers: mutations(at, RESPONSE, &route.response_headers_to_add, &route.response_headers_to_remove)?,
     })
@@ -133,7 +140,6 @@ fn forward(
             metadata_match,
             path_rewrite_policy,
             retry_policy_typed_config,
-            request_mirror_policies,
             rate_limits,
             cors,
             internal_redirect_policy,
@@ -162,6 +168,7 @@ fn forward(
             NotFound::InternalServerError => StatusCode::INTERNAL_SERVER_ERROR,
         },
         upgrades: upgrades(at, action)?,
+        mirrors: mirror::mirrors(at, &action.request_mirror_policies)?,
     })
 }
 

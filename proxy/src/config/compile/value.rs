@@ -20,7 +20,7 @@ use regex::bytes::Regex;
 use super::at::{At, Compiled, refuse_set};
 use crate::config::listener::Http2Settings;
 use crate::config::route_table::{
-    AppendAction, Fraction, HeaderAddition, HeaderKey, HeaderMatch, HeaderMutations, TextMatch, ValueMatch, anchored,
+    AppendAction, Fraction, HeaderAddition, HeaderKey, HeaderMatch, HeaderMutations, TextMatch, ValueMatch, anchored, ascii,
 };
 use crate::route::template::Template;
 
@@ -123,9 +123,28 @@ pub(super) fn regex_rewrite(at: &At<'_>, value: &matcher::RegexMatchAndSubstitut
     let pattern_at = at.field("pattern");
     let pattern = value.pattern.as_ref().ok_or_else(|| pattern_at.refuse("is missing"))?;
     expression(&pattern_at, &pattern.regex)?;
-    let built = regex::bytes::RegexBuilder::new(&pattern.regex).unicode(false).size_limit(1 << 20).build();
-    let built = built.map_err(|error| pattern_at.field("regex").refuse(regex_reason(&pattern.regex, &error)))?;
+    let built = ascii(&pattern.regex).map_err(|error| pattern_at.field("regex").refuse(regex_reason(&pattern.regex, &error)))?;
+    if !is_substitution(&value.substitution, built.captures_len()) {
+        return Err(at.field("substitution").refuse(format_args!("{:?} names no group of the expression", value.substitution)));
+    }
     Ok((built, crate::config::route_table::substitution(&value.substitution)))
+}
+
+/// Whether every backslash is followed by another one or by the number of a group. RE2 replaces nothing otherwise.
+fn is_substitution(text: &str, groups: usize) -> bool {
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        let known = byte != b'\\'
+            || match bytes.next() {
+                Some(b'\\') => true,
+                Some(digit) => digit.is_ascii_digit() && usize::from(digit - b'0') < groups,
+                None => false,
+            };
+        if !known {
+            return false;
+        }
+    }
+    true
 }
 
 fn expression(at: &At<'_>, text: &str) -> Compiled<()> {
