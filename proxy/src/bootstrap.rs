@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use pillion_xds::node::{InterceptionMode, Node};
 
-use crate::config::files;
+use crate::config::files::{self, StockBootstrap};
 
 /// The sidecar and gateway of a Pillion mesh.
 #[derive(Debug, Clone, Parser)]
@@ -137,7 +137,7 @@ impl Bootstrap {
     /// # Errors
     /// When a setting is out of its range.
     pub fn new(args: Args) -> Result<Self, BootstrapError> {
-        let stock = args.resources.as_deref().map(files::stock_bootstrap).transpose().map_err(BootstrapError::Resources)?.flatten();
+        let stock = args.resources.clone().map(stock).transpose().map_err(BootstrapError::Resources)?.flatten();
         let named = stock.as_ref().and_then(|stock| stock.admin);
         let admin = args.admin.or(named).unwrap_or(DEFAULT_ADMIN);
         if !admin.ip().is_loopback() {
@@ -165,6 +165,12 @@ impl Bootstrap {
             log_json: args.log_json,
         })
     }
+}
+
+/// On a thread of its own, which gives back the memory that reading takes.
+fn stock(folder: PathBuf) -> Result<Option<StockBootstrap>, String> {
+    let reading = std::thread::spawn(move || files::stock_bootstrap(&folder));
+    reading.join().unwrap_or_else(|_| Err("reading envoy.yaml panicked".to_owned()))
 }
 
 fn node(args: &Args) -> Node {

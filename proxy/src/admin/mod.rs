@@ -323,7 +323,13 @@ fn ready(state: &AdminState) -> Reply {
     let word = server_state(state);
     let sync = state.sync.borrow().clone();
     let mut body = format!("{word}\n");
-    if sync.is_stale() {
+    if sync.is_stale() && state.bootstrap.resources.is_some() {
+        body += &format!(
+            "serving the last good configuration, generation {}: {}\n",
+            sync.generation,
+            sync.trouble.as_deref().unwrap_or_default()
+        );
+    } else if sync.is_stale() {
         let away = sync.away_since.and_then(|since| since.elapsed().ok()).unwrap_or_default().as_secs();
         let source = if sync.from_disk { " from disk" } else { "" };
         let reason = sync.trouble.as_deref().unwrap_or("not up to date yet");

@@ -5,7 +5,7 @@
 //!
 //! The descriptors are loaded for one reading and dropped after it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -39,26 +39,32 @@ pub struct Folder {
     pub refused: BTreeMap<ResourceType, Vec<Refusal>>,
 }
 
+/// One reading.
+struct Reading<'a> {
+    descriptors: &'a Descriptors,
+    folder: &'a Path,
+    /// Names that are taken.
+    names: BTreeSet<(ResourceType, Arc<str>)>,
+    found: Folder,
+}
+
 /// Reads all of it; takes as long as parsing takes.
 ///
 /// # Errors
 /// When the built-in descriptors are broken.
 pub fn read(folder: &Path) -> Result<Folder, JsonError> {
     let descriptors = Descriptors::load()?;
-    let mut found = Folder::default();
+    let mut reading = Reading { descriptors: &descriptors, folder, names: BTreeSet::new(), found: Folder::default() };
     for (file, kind) in WHOLE {
-        if found.file(&descriptors, kind, folder, Path::new(file)) {
-            found.whole.push(kind);
+        if reading.file(kind, Path::new(file)) {
+            reading.found.whole.push(kind);
         }
     }
-    let mut whole = true;
-    for file in endpoint_files(folder) {
-        whole &= found.file(&descriptors, ResourceType::Endpoint, folder, &file);
+    let endpoints = endpoint_files(folder);
+    if endpoints.iter().fold(true, |whole, file| reading.file(ResourceType::Endpoint, file) && whole) {
+        reading.found.whole.push(ResourceType::Endpoint);
     }
-    if whole {
-        found.whole.push(ResourceType::Endpoint);
-    }
-    Ok(found)
+    Ok(reading.found)
 }
 
 /// By name; a folder that is not there has none.
@@ -70,34 +76,33 @@ fn endpoint_files(folder: &Path) -> Vec<PathBuf> {
     names
 }
 
-impl Folder {
+impl Reading<'_> {
     /// Takes a file in; whether it could be read.
-    fn file(&mut self, descriptors: &Descriptors, kind: ResourceType, folder: &Path, name: &Path) -> bool {
-        let values = match resources(&folder.join(name), kind) {
+    fn file(&mut self, kind: ResourceType, name: &Path) -> bool {
+        let values = match resources(&self.folder.join(name), kind) {
             Ok(values) => values,
             Err(reason) => {
-                self.refused.entry(kind).or_default().push(Refusal::new(name.to_string_lossy(), reason));
+                self.refuse(kind, name.to_string_lossy(), reason);
                 return false;
             }
         };
         for (at, value) in values.into_iter().enumerate() {
             let called = ["name", "cluster_name", "clusterName"].iter().find_map(|key| value[*key].as_str().map(str::to_owned));
             let called = called.unwrap_or_else(|| format!("{}: resources[{at}]", name.display()));
-            match decode(descriptors, kind, &called, value) {
-                Ok(changed) if self.resources.get(&kind).is_some_and(|all| has(all, &changed.encoded.name)) => {
-                    let reason = format!("{}: another file or entry has it already", name.display());
-                    self.refused.entry(kind).or_default().push(Refusal::new(called, reason));
+            match decode(self.descriptors, kind, &called, value) {
+                Ok(changed) if !self.names.insert((kind, Arc::clone(&changed.encoded.name))) => {
+                    self.refuse(kind, called, format!("{}: another file or entry has it already", name.display()));
                 }
-                Ok(changed) => self.resources.entry(kind).or_default().push(changed),
-                Err(reason) => self.refused.entry(kind).or_default().push(Refusal::new(called, reason)),
+                Ok(changed) => self.found.resources.entry(kind).or_default().push(changed),
+                Err(reason) => self.refuse(kind, called, reason),
             }
         }
         true
     }
-}
 
-fn has(all: &[Changed], name: &Arc<str>) -> bool {
-    all.iter().any(|changed| changed.encoded.name == *name)
+    fn refuse(&mut self, kind: ResourceType, name: impl Into<String>, reason: String) {
+        self.found.refused.entry(kind).or_default().push(Refusal::new(name.into(), reason));
+    }
 }
 
 /// The entries of a `DiscoveryResponse`.
