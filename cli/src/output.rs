@@ -12,6 +12,8 @@ use crate::admin_client::ApiError;
 
 /// Something of the mesh is wrong, or the command failed.
 pub const WRONG: u8 = 1;
+/// Wrong use.
+pub const MISUSE: u8 = 2;
 /// Nobody answers.
 pub const UNREACHABLE: u8 = 3;
 
@@ -59,10 +61,23 @@ pub fn finish(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCo
         let mut out = anstream::AutoStream::auto(std::io::stderr());
         // Nobody is left to tell when standard error is closed.
         let _ = writeln!(out, "pillion: {error:#}");
-        let unreachable = matches!(error.downcast_ref(), Some(ApiError::Unreachable { .. }));
-        ExitCode::from(if unreachable { UNREACHABLE } else { WRONG })
+        ExitCode::from(code(&error))
     })
 }
+
+/// The exit code of an error.
+pub fn code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(ApiError::Unreachable { .. } | ApiError::Silent { .. }) => UNREACHABLE,
+        _ if error.is::<Misuse>() => MISUSE,
+        _ => WRONG,
+    }
+}
+
+/// The command makes no sense as it is given.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Misuse(pub String);
 
 /// `0 s`, `41 ms`, `12 s`, `3 m`, `5 h`, `2 d`: the one unit that matters.
 pub fn rough(time: Duration) -> String {

@@ -82,12 +82,12 @@ pub fn run(args: Args) -> ExitCode {
 
 /// Why nothing was checked.
 #[derive(Debug)]
-struct Misuse(String);
+pub(super) struct Misuse(pub(super) String);
 
-type Sources = Vec<(String, String)>;
+pub(super) type Sources = Vec<(String, String)>;
 
 /// Every text, once, in the order of the arguments and sorted within a directory.
-fn read_all(paths: &[PathBuf]) -> Result<Sources, Misuse> {
+pub(super) fn read_all(paths: &[PathBuf]) -> Result<Sources, Misuse> {
     let mut files = Vec::new();
     let mut stdin = false;
     for path in paths {

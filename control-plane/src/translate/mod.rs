@@ -7,6 +7,7 @@ mod access_log;
 mod clusters;
 mod connection_manager;
 mod endpoints;
+pub mod files;
 mod gateways;
 mod headers;
 mod inbound;
