@@ -282,14 +282,15 @@ fn files_take_the_place_of_a_control_plane() {
         format!("- {{'@type': type.googleapis.com/envoy.config.route.v3.RouteConfiguration, name: r, virtual_hosts: [{host}]}}\n")
     };
     let hcm = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-    let filter = "{name: router, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}";
+    let filter =
+        "{name: envoy.filters.http.router, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}";
     let manager = format!(
         "{{'@type': {hcm}, stat_prefix: s, http_filters: [{filter}], \
          rds: {{route_config_name: r, config_source: {{path_config_source: {{path: /elsewhere/rds.yaml}}}}}}}}"
     );
     let listener = format!(
         "- {{'@type': type.googleapis.com/envoy.config.listener.v3.Listener, name: l, \
-         address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, filter_chains: [{{filters: [{{name: hcm, typed_config: {manager}}}]}}]}}\n"
+         address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, filter_chains: [{{filters: [{{name: envoy.filters.network.http_connection_manager, typed_config: {manager}}}]}}]}}\n"
     );
     response("cds.yaml", &cluster(application().port()));
     response("rds.yaml", &routes("product"));

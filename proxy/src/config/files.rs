@@ -60,8 +60,12 @@ pub fn read(folder: &Path) -> Result<Folder, JsonError> {
             reading.found.whole.push(kind);
         }
     }
-    let endpoints = endpoint_files(folder);
-    if endpoints.iter().fold(true, |whole, file| reading.file(ResourceType::Endpoint, file) && whole) {
+    // Every file is read, also after one that cannot be.
+    let mut whole = true;
+    for file in endpoint_files(folder) {
+        whole &= reading.file(ResourceType::Endpoint, &file);
+    }
+    if whole {
         reading.found.whole.push(ResourceType::Endpoint);
     }
     Ok(reading.found)
