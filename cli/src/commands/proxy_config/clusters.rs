@@ -7,8 +7,15 @@ use serde_json::Value;
 
 use super::{Print, Source, dump, print};
 
+const EXAMPLES: &str = "\
+Examples:
+  pillion proxy-config clusters visitor
+  pillion proxy-config clusters visitor --fqdn product-service --subset v1
+  pillion proxy-config clusters --file dump.json -o json";
+
 /// Arguments.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(flatten)]
     source: Source,

@@ -7,8 +7,15 @@ use serde_json::Value;
 
 use super::{Print, Source, dump, print};
 
+const EXAMPLES: &str = "\
+Examples:
+  pillion proxy-config endpoints visitor
+  pillion proxy-config endpoints visitor --cluster 'outbound|80||product-service.default.svc.cluster.local'
+  pillion proxy-config endpoints visitor --status unhealthy -o json";
+
 /// Arguments.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(flatten)]
     source: Source,

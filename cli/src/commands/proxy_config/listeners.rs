@@ -6,8 +6,15 @@ use serde_json::Value;
 
 use super::{Print, Source, dump, print, routes};
 
+const EXAMPLES: &str = "\
+Examples:
+  pillion proxy-config listeners visitor
+  pillion proxy-config listeners istio-ingressgateway.istio-system --port 80
+  pillion proxy-config listeners --file dump.json";
+
 /// Arguments.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(flatten)]
     source: Source,

@@ -7,8 +7,15 @@ use hyper::Method;
 use super::Source;
 use crate::output;
 
+const EXAMPLES: &str = "\
+Examples:
+  pillion proxy-config log visitor
+  pillion proxy-config log visitor --level debug
+  pillion proxy-config log visitor --level info,pillion_proxy::config=debug";
+
 /// Arguments.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(flatten)]
     source: Source,

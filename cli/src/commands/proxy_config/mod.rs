@@ -40,7 +40,7 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
-    /// Clusters: ADDRESSES is in `endpoints`.
+    /// Clusters: where requests can go; who serves them is in `endpoints`.
     #[command(visible_aliases = ["cluster", "c"])]
     Clusters(clusters::Args),
     /// Listeners and where their filter chains lead.

@@ -9,8 +9,15 @@ use super::{Print, Source, dump, print};
 /// Domains that are shown; the rest is counted.
 const SHOWN: usize = 2;
 
+const EXAMPLES: &str = "\
+Examples:
+  pillion proxy-config routes visitor
+  pillion proxy-config routes visitor --name http_proxy -o json
+  pillion proxy-config routes --file dump.json";
+
 /// Arguments.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(flatten)]
     source: Source,
