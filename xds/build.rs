@@ -1,9 +1,17 @@
 //! Generates the wire types from `proto/` without protoc.
 //!
 //! In:  the Envoy, xDS and Istio protos under `proto/` (see `proto/README.md`).
-//! Out: `$OUT_DIR/wire.rs`, one module per protobuf package, and `$OUT_DIR/descriptors.bin` for proto3 JSON.
+//! Out: `$OUT_DIR/wire.rs`, one module per protobuf package, and for proto3 JSON
+//!      `$OUT_DIR/descriptors.bin` and `$OUT_DIR/sensitive.txt`, the fields that a dump must not show.
 
 use std::{env, error::Error, fs, path::Path};
+
+use protox::prost_reflect::{
+    FieldDescriptor, MessageDescriptor,
+    prost_types::{
+        DescriptorProto, EnumDescriptorProto, EnumOptions, FieldOptions, FileDescriptorProto, FileDescriptorSet, MessageOptions,
+    },
+};
 
 /// The messages we name ourselves; everything they import comes along.
 const ROOTS: &[&str] = &[
@@ -52,10 +60,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=build.rs");
     let out = env::var("OUT_DIR")?;
-    let descriptors = protox::compile(ROOTS, ["proto"])?;
-    let mut bare = descriptors.clone();
-    bare.file.iter_mut().for_each(|file| file.source_code_info = None);
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_source_info(true).include_imports(true).open_files(ROOTS)?;
+    let descriptors = compiler.file_descriptor_set();
+    let bare = descriptors.file.iter().filter(|file| !is_annotation(file.name())).cloned().map(bare).collect();
+    let bare = FileDescriptorSet { file: bare };
     fs::write(Path::new(&out).join("descriptors.bin"), prost::Message::encode_to_vec(&bare))?;
+    let mut sensitive: Vec<String> = compiler.descriptor_pool().all_messages().flat_map(|message| sensitive(&message)).collect();
+    sensitive.sort();
+    fs::write(Path::new(&out).join("sensitive.txt"), sensitive.join("\n"))?;
 
     let mut config = prost_build::Config::new();
     config
@@ -74,4 +87,61 @@ fn main() -> Result<(), Box<dyn Error>> {
         .disable_comments(["."])
         .compile_fds_with_config(descriptors, config)?;
     Ok(())
+}
+
+/// Files that only say things about fields; nobody sends their messages.
+fn is_annotation(file: &str) -> bool {
+    ["validate/", "udpa/annotations/", "xds/annotations/", "envoy/annotations/", "google/protobuf/descriptor.proto"]
+        .iter()
+        .any(|prefix| file.starts_with(prefix))
+}
+
+/// What JSON needs of a file: it is inside every proxy, so comments, services, and options other than those of the encoding are left out.
+fn bare(mut file: FileDescriptorProto) -> FileDescriptorProto {
+    file.source_code_info = None;
+    file.options = None;
+    file.service.clear();
+    file.extension.clear();
+    file.dependency.retain(|name| !is_annotation(name));
+    file.public_dependency.clear();
+    file.weak_dependency.clear();
+    file.message_type.iter_mut().for_each(bare_message);
+    file.enum_type.iter_mut().for_each(bare_enum);
+    file
+}
+
+fn bare_message(message: &mut DescriptorProto) {
+    let is_map = message.options.as_ref().is_some_and(|options| options.map_entry());
+    message.options = is_map.then(|| MessageOptions { map_entry: Some(true), ..MessageOptions::default() });
+    message.reserved_name.clear();
+    message.reserved_range.clear();
+    message.extension.clear();
+    for field in &mut message.field {
+        // None of ours is another than the one that follows from the name.
+        field.json_name = None;
+        let packed = field.options.as_ref().and_then(|options| options.packed);
+        field.options = packed.map(|packed| FieldOptions { packed: Some(packed), ..FieldOptions::default() });
+    }
+    message.oneof_decl.iter_mut().for_each(|oneof| oneof.options = None);
+    message.nested_type.iter_mut().for_each(bare_message);
+    message.enum_type.iter_mut().for_each(bare_enum);
+}
+
+fn bare_enum(list: &mut EnumDescriptorProto) {
+    let alias = list.options.as_ref().and_then(|options| options.allow_alias);
+    list.options = alias.map(|alias| EnumOptions { allow_alias: Some(alias), ..EnumOptions::default() });
+    list.reserved_name.clear();
+    list.reserved_range.clear();
+    list.value.iter_mut().for_each(|value| value.options = None);
+}
+
+/// The full names of the fields of a message that Envoy marks as secret. Source: `udpa.annotations.sensitive`.
+fn sensitive(message: &MessageDescriptor) -> Vec<String> {
+    let is_sensitive = |field: &FieldDescriptor| {
+        field
+            .options()
+            .extensions()
+            .any(|(extension, value)| extension.full_name() == "udpa.annotations.sensitive" && value.as_bool() == Some(true))
+    };
+    message.fields().filter(is_sensitive).map(|field| field.full_name().to_owned()).collect()
 }

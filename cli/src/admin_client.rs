@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{Request, StatusCode, client::conn::http1, header};
+use hyper::{Method, Request, StatusCode, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use pillion_control_plane::bootstrap::API_PORT;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -54,6 +54,8 @@ enum Origin {
 pub enum ApiError {
     #[error("cannot reach the control plane at http://{authority}: {problem}\n\n{advice}")]
     Unreachable { authority: String, problem: String, advice: &'static str },
+    #[error("cannot reach the admin pages of {proxy} at http://{authority}: {problem}")]
+    Silent { proxy: String, authority: String, problem: String },
     #[error("http://{authority}{path} answers {status}: {message}")]
     Refused { authority: String, path: String, status: StatusCode, message: String },
     #[error("http://{authority}{path} answers something else than a control plane of this version would")]
@@ -77,6 +79,11 @@ impl Api {
         }
     }
 
+    /// `host:port`
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
     /// Asks for `path`.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
         let answer = tokio::time::timeout(PATIENCE, self.fetch(path)).await;
@@ -98,22 +105,7 @@ impl Api {
     }
 
     async fn fetch(&self, path: &str) -> Result<(StatusCode, Bytes), String> {
-        let stream = TcpStream::connect(&self.authority).await.map_err(|error| error.to_string())?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-        let request =
-            Request::get(path).header(header::HOST, &self.authority).body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
-        let exchange = async {
-            let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
-            Ok((status, body.to_bytes()))
-        };
-        // The connection moves the bytes of the exchange, and is dropped with it.
-        tokio::pin!(exchange, connection);
-        tokio::select! {
-            answer = &mut exchange => answer,
-            _ = &mut connection => exchange.await,
-        }
+        exchange(&self.authority, Method::GET, path).await
     }
 
     fn unreachable(&self, problem: String) -> ApiError {
@@ -128,6 +120,63 @@ impl Api {
     }
 }
 
+/// Admin pages of one proxy, ours or a stock Envoy's.
+#[derive(Clone, Debug)]
+pub struct AdminPages {
+    /// Whose they are, for errors.
+    pub proxy: String,
+    /// `host:port`
+    pub authority: String,
+}
+
+impl AdminPages {
+    /// Asks for a page; what is no success is an error with the page's own words.
+    pub async fn ask(&self, method: Method, path: &str) -> Result<Bytes, ApiError> {
+        let answer = tokio::time::timeout(PATIENCE, exchange(&self.authority, method, path)).await;
+        let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())));
+        let authority = self.authority.clone();
+        let (status, body) = match answer {
+            Ok(answer) => answer,
+            Err(problem) => return Err(ApiError::Silent { proxy: self.proxy.clone(), authority, problem }),
+        };
+        if status.is_success() {
+            return Ok(body);
+        }
+        let message = String::from_utf8_lossy(&body).trim().chars().take(1000).collect();
+        Err(ApiError::Refused { authority, path: path.to_owned(), status, message })
+    }
+
+    /// Asks for a page of JSON.
+    pub async fn json(&self, path: &str) -> Result<serde_json::Value, ApiError> {
+        let body = self.ask(Method::GET, path).await?;
+        serde_json::from_slice(&body).map_err(|source| ApiError::Strange {
+            authority: self.authority.clone(),
+            path: path.to_owned(),
+            source,
+        })
+    }
+}
+
+/// One request without a body on a connection of its own.
+async fn exchange(authority: &str, method: Method, path: &str) -> Result<(StatusCode, Bytes), String> {
+    let stream = TcpStream::connect(authority).await.map_err(|error| error.to_string())?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    let request = Request::builder().method(method).uri(path).header(header::HOST, authority).header(header::CONTENT_LENGTH, 0);
+    let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
+    let exchange = async {
+        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
+        Ok((status, body.to_bytes()))
+    };
+    // The connection moves the bytes of the exchange, and is dropped with it.
+    tokio::pin!(exchange, connection);
+    tokio::select! {
+        answer = &mut exchange => answer,
+        _ = &mut connection => exchange.await,
+    }
+}
+
 impl fmt::Display for Api {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "http://{}", self.authority)
@@ -135,7 +184,7 @@ impl fmt::Display for Api {
 }
 
 /// `host:port` from an address, a URL or a port.
-fn authority(text: &str) -> Result<String, String> {
+pub fn authority(text: &str) -> Result<String, String> {
     let bare = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
     if let Ok(port) = bare.parse::<u16>() {
         return Ok(format!("127.0.0.1:{port}"));

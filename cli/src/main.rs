@@ -24,6 +24,8 @@ Examples:
   kustomize build . | pillion validate -
   pillion status                       what the running mesh has in force
   pillion proxies                      every proxy, and the generation it has
+  pillion proxy-config routes product-v1       what one proxy does with requests
+  pillion translate ./mesh --workload default/product-v1 --out ./out      the same as files, for Envoy too
 
 Guide: docs/ in the repository. Colour: --color, or the variables NO_COLOR and CLICOLOR_FORCE.";
 
@@ -51,10 +53,18 @@ enum Command {
     Run(commands::run::Args),
     /// Check YAML and explain what it will do.
     Validate(commands::validate::Args),
+    /// Write what one workload's proxy would be told as files for Envoy, or for `pillion-proxy --resources`.
+    Translate(commands::translate::Args),
     /// Show what the running mesh has in force, and what is wrong.
     Status(commands::status::Args),
     /// List the proxies of the running mesh.
     Proxies(commands::proxies::Args),
+    /// Say of each proxy what it has of clusters, listeners, endpoints and routes: istioctl's table.
+    #[command(visible_alias = "ps")]
+    ProxyStatus(commands::proxy_status::Args),
+    /// Show what one proxy has in force, in istioctl's columns.
+    #[command(visible_alias = "pc")]
+    ProxyConfig(commands::proxy_config::Args),
     /// Run one sidecar or gateway by itself (`pillion proxy --help`).
     #[command(disable_help_flag = true)]
     Proxy(Passed),
@@ -91,8 +101,11 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Run(args) => commands::run::run(args),
         Command::Validate(args) => commands::validate::run(args),
+        Command::Translate(args) => commands::translate::run(&args),
         Command::Status(args) => commands::status::run(args),
         Command::Proxies(args) => commands::proxies::run(args),
+        Command::ProxyStatus(args) => commands::proxy_status::run(args),
+        Command::ProxyConfig(args) => commands::proxy_config::run(args),
         Command::Child(args) => commands::child::run(&args),
         Command::Sweep(args) => commands::sweep::run(args),
         Command::Version => commands::version::run(),

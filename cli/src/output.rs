@@ -12,7 +12,9 @@ use crate::admin_client::ApiError;
 
 /// Something of the mesh is wrong, or the command failed.
 pub const WRONG: u8 = 1;
-/// No control plane answers.
+/// Wrong use.
+pub const MISUSE: u8 = 2;
+/// Nobody answers.
 pub const UNREACHABLE: u8 = 3;
 
 /// What to print.
@@ -63,10 +65,19 @@ pub fn finish(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCo
     })
 }
 
-/// A stranger's answer says nothing of the mesh, either.
-fn code(error: &anyhow::Error) -> u8 {
-    if error.is::<ApiError>() { UNREACHABLE } else { WRONG }
+/// The exit code of an error. A stranger's answer says nothing of the mesh, either.
+pub fn code(error: &anyhow::Error) -> u8 {
+    match () {
+        () if error.is::<ApiError>() => UNREACHABLE,
+        () if error.is::<Misuse>() => MISUSE,
+        () => WRONG,
+    }
 }
+
+/// The command makes no sense as it is given.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Misuse(pub String);
 
 /// `0 s`, `41 ms`, `12 s`, `3 m`, `5 h`, `2 d`: the one unit that matters.
 pub fn rough(time: Duration) -> String {

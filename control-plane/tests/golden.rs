@@ -9,15 +9,15 @@
 #[allow(dead_code)] // each test takes what it needs
 mod world;
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
+use std::{fmt::Write as _, fs, path::Path};
 
 use pillion_xds::{
     node::Node,
     resource::{NodeConfig, ResourceType},
     wire::DESCRIPTORS,
+    yaml,
 };
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
-use serde_json::Value;
 use world::{build, node, parse};
 
 /// One node of a case and what to show of it.
@@ -102,57 +102,7 @@ fn render_type(pool: &DescriptorPool, config: &NodeConfig, kind: ResourceType, p
     for (name, resource) in config.of(kind).iter().filter(|(name, _)| name.starts_with(prefix)) {
         let decoded = DynamicMessage::decode(message.clone(), resource.body.clone()).unwrap();
         let json = decoded.serialize_with_options(serde_json::value::Serializer, &SerializeOptions::new()).unwrap();
-        let _ = writeln!(out, "  {}:", scalar(&Value::String(name.to_string())));
-        yaml(&json, 4, out);
+        let _ = writeln!(out, "  {}:", yaml::text(name));
+        yaml::write_indented(&json, 4, out);
     }
-}
-
-/// Plain block YAML of a JSON value, keys sorted.
-fn yaml(value: &Value, indent: usize, out: &mut String) {
-    let pad = " ".repeat(indent);
-    match value {
-        Value::Object(fields) => {
-            for (key, value) in fields.iter().collect::<BTreeMap<_, _>>() {
-                let _ = write!(out, "{pad}{}:", scalar(&Value::String(key.clone())));
-                nested(value, indent, out);
-            }
-        }
-        Value::Array(items) => {
-            for item in items {
-                if is_empty(item) || !(item.is_object() || item.is_array()) {
-                    let _ = writeln!(out, "{pad}- {}", scalar(item));
-                    continue;
-                }
-                let mut block = String::new();
-                yaml(item, indent + 2, &mut block);
-                let _ = write!(out, "{pad}- {}", &block[indent + 2..]);
-            }
-        }
-        plain => {
-            let _ = writeln!(out, "{pad}{}", scalar(plain));
-        }
-    }
-}
-
-fn nested(value: &Value, indent: usize, out: &mut String) {
-    if (value.is_object() || value.is_array()) && !is_empty(value) {
-        out.push('\n');
-        yaml(value, indent + 2, out);
-    } else {
-        let _ = writeln!(out, " {}", scalar(value));
-    }
-}
-
-fn is_empty(value: &Value) -> bool {
-    value.as_object().is_some_and(serde_json::Map::is_empty) || value.as_array().is_some_and(Vec::is_empty)
-}
-
-/// Texts that could be read as something else are quoted.
-fn scalar(value: &Value) -> String {
-    let Value::String(text) = value else { return value.to_string() };
-    let plain = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_' || c == '/')
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-./|:@~".contains(c))
-        && !text.ends_with(':')
-        && !["true", "false", "null", "yes", "no", "on", "off", "y", "n"].contains(&text.to_ascii_lowercase().as_str());
-    if plain { text.clone() } else { value.to_string() }
 }

@@ -68,6 +68,7 @@ async fn serve(bootstrap: Bootstrap, logging: LogControl, panics: Arc<Counter>) 
     let mut signals = Signals::new()?;
     let mut bootstrap = bootstrap;
     let surfaces = Surfaces::bind(&bootstrap)?;
+    bootstrap.node.admin = surfaces.addresses().admin;
     let sockets = proxy_port(&mut bootstrap)?;
 
     let store = ConfigStore::default();
@@ -89,7 +90,8 @@ async fn serve(bootstrap: Bootstrap, logging: LogControl, panics: Arc<Counter>) 
 
     let settings = Settings {
         node: bootstrap.node.clone(),
-        state_dir: bootstrap.state_dir.clone(),
+        // The files of a folder are their own last good copy.
+        state_dir: bootstrap.state_dir.clone().filter(|_| bootstrap.resources.is_none()),
         stats: Arc::clone(&stats),
         sockets,
         workers: u32::try_from(bootstrap.workers).unwrap_or(u32::MAX),
@@ -99,6 +101,7 @@ async fn serve(bootstrap: Bootstrap, logging: LogControl, panics: Arc<Counter>) 
     let state = Arc::new(AdminState {
         addresses: surfaces.addresses(),
         sync: subscriber.state(),
+        kept: subscriber.kept(),
         metrics,
         stats,
         sinks: Arc::clone(&sinks),
@@ -123,7 +126,10 @@ async fn serve(bootstrap: Bootstrap, logging: LogControl, panics: Arc<Counter>) 
     );
     surfaces.spawn(&state);
     tokio::spawn(resolve::keep_fresh(resolver, store.subscribe()));
-    let mut configuration = tokio::spawn(subscriber.run(Dial::tcp(bootstrap.xds.clone())));
+    let mut configuration = match &bootstrap.resources {
+        Some(folder) => tokio::spawn(subscriber.run_folder(folder.clone())),
+        None => tokio::spawn(subscriber.run(Dial::tcp(bootstrap.xds.clone()))),
+    };
 
     let asked = tokio::select! {
         asked = signals.until_asked(&sinks) => asked,
@@ -238,7 +244,8 @@ fn take(flag: &str, address: SocketAddr) -> anyhow::Result<std::net::TcpListener
 /// Port 0 for clients that name this proxy is picked here, because the control plane must be told; a fixed one is tried, so that a taken
 /// port ends the start and is not found out much later.
 fn proxy_port(bootstrap: &mut Bootstrap) -> anyhow::Result<Sockets> {
-    let Some(port) = bootstrap.node.http_proxy_port else { return Ok(Sockets::default()) };
+    // Files say themselves where to listen.
+    let Some(port) = bootstrap.node.http_proxy_port.filter(|_| bootstrap.resources.is_none()) else { return Ok(Sockets::default()) };
     let socket = take("--http-proxy-port", SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
     if port != 0 {
         return Ok(Sockets::default());

@@ -4,12 +4,14 @@
 //! Out: [`Bootstrap`].
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use pillion_xds::node::{InterceptionMode, Node};
+
+use crate::config::files::{self, StockBootstrap};
 
 /// The sidecar and gateway of a Pillion mesh.
 #[derive(Debug, Clone, Parser)]
@@ -47,9 +49,13 @@ pub struct Args {
     /// Clients name this proxy (`http_proxy`) at this port instead of being redirected to it; 0 picks one
     #[arg(long, env = "PILLION_HTTP_PROXY_PORT", value_name = "PORT")]
     pub http_proxy_port: Option<u16>,
-    /// Admin pages; loopback only
-    #[arg(long, env = "PILLION_ADMIN", default_value = "127.0.0.1:15000", value_name = "ADDR")]
-    pub admin: SocketAddr,
+    /// Take configuration from the files of `pillion translate` in this folder instead of a control plane, and again when they are replaced.
+    /// Its envoy.yaml, where there is one, says which node this is
+    #[arg(long, env = "PILLION_RESOURCES", value_name = "DIR")]
+    pub resources: Option<PathBuf>,
+    /// Admin pages; loopback only [default: that of envoy.yaml with --resources, else 127.0.0.1:15000]
+    #[arg(long, env = "PILLION_ADMIN", value_name = "ADDR")]
+    pub admin: Option<SocketAddr>,
     /// Readiness for probes (`/healthz/ready`), or `off`
     #[arg(long, env = "PILLION_STATUS", default_value = "0.0.0.0:15021", value_parser = parse_optional, value_name = "ADDR")]
     pub status: OptionalAddr,
@@ -92,6 +98,8 @@ pub struct OptionalAddr(pub Option<SocketAddr>);
 pub struct Bootstrap {
     pub xds: String,
     pub node: Node,
+    /// A folder of files in place of the control plane.
+    pub resources: Option<PathBuf>,
     pub admin: SocketAddr,
     pub status: Option<SocketAddr>,
     pub metrics: Option<SocketAddr>,
@@ -114,9 +122,13 @@ pub enum BootstrapError {
     Workers(usize),
     #[error("--xds {0:?}: HOST:PORT is wanted")]
     Xds(String),
+    #[error("--resources {0}")]
+    Resources(String),
 }
 
 const MAX_WORKERS: usize = 256;
+
+const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15_000);
 
 /// Workers when nothing is said. Two share the accepting without idling; more only pays for gateways.
 const DEFAULT_MAX_WORKERS: usize = 2;
@@ -125,8 +137,11 @@ impl Bootstrap {
     /// # Errors
     /// When a setting is out of its range.
     pub fn new(args: Args) -> Result<Self, BootstrapError> {
-        if !args.admin.ip().is_loopback() {
-            return Err(BootstrapError::AdminNotLoopback(args.admin));
+        let stock = args.resources.clone().map(stock).transpose().map_err(BootstrapError::Resources)?.flatten();
+        let named = stock.as_ref().and_then(|stock| stock.admin);
+        let admin = args.admin.or(named).unwrap_or(DEFAULT_ADMIN);
+        if !admin.ip().is_loopback() {
+            return Err(BootstrapError::AdminNotLoopback(admin));
         }
         let workers = args.workers.unwrap_or_else(default_workers);
         if !(1..=MAX_WORKERS).contains(&workers) {
@@ -137,9 +152,10 @@ impl Bootstrap {
             return Err(BootstrapError::Xds(args.xds));
         }
         Ok(Self {
-            node: node(&args),
+            node: stock.map_or_else(|| node(&args), |stock| stock.node),
             xds: args.xds,
-            admin: args.admin,
+            resources: args.resources,
+            admin,
             status: args.status.0,
             metrics: args.metrics.0,
             state_dir: args.state_dir,
@@ -149,6 +165,12 @@ impl Bootstrap {
             log_json: args.log_json,
         })
     }
+}
+
+/// On a thread of its own, which gives back the memory that reading takes.
+fn stock(folder: PathBuf) -> Result<Option<StockBootstrap>, String> {
+    let reading = std::thread::spawn(move || files::stock_bootstrap(&folder));
+    reading.join().unwrap_or_else(|_| Err("reading envoy.yaml panicked".to_owned()))
 }
 
 fn node(args: &Args) -> Node {

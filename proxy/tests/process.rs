@@ -237,6 +237,87 @@ fn the_pages_have_envoys_shapes() {
 }
 
 #[test]
+fn a_dump_shows_what_is_in_force_as_envoy_does() {
+    let dir = tempfile::tempdir().unwrap();
+    state(dir.path(), application(), &dir.path().join("log"));
+    let proxy = Proxy::start(dir.path(), &[]);
+    proxy.until("readiness", |proxy| proxy.get("/ready").0 == 200);
+    let dump: Value = serde_json::from_str(&proxy.get("/config_dump?include_eds").1).unwrap();
+    let descriptors = pillion_xds::json::Descriptors::load().unwrap();
+    descriptors.from_json("envoy.admin.v3.ConfigDump", dump.clone()).unwrap();
+    let configs = dump["configs"].as_array().unwrap();
+    assert_eq!(configs[0]["bootstrap"]["node"]["metadata"]["NAME"], "order-0");
+    assert_eq!((&configs[3]["version_info"], &configs[3]["dynamic_listeners"][0]["name"]), (&"7".into(), &"http_proxy".into()));
+    let listeners = &proxy.get("/config_dump?resource=dynamic_listeners&mask=active_state.version_info").1;
+    let listeners: Value = serde_json::from_str(listeners).unwrap();
+    let listener = &listeners["configs"][0];
+    assert_eq!(listener["@type"], "type.googleapis.com/envoy.admin.v3.ListenersConfigDump.DynamicListener");
+    assert_eq!(listener["active_state"].as_object().unwrap().keys().collect::<Vec<_>>(), ["version_info"]);
+    assert_eq!(
+        (proxy.get("/config_dump?resource=x").0, proxy.get("/config_dump?name_regex=(").0, proxy.post("/config_dump").0),
+        (404, 400, 405)
+    );
+}
+
+#[test]
+fn files_take_the_place_of_a_control_plane() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = dir.path().join("files");
+    std::fs::create_dir(&files).unwrap();
+    let response = |file: &str, text: &str| {
+        let fresh = files.join("fresh");
+        std::fs::write(&fresh, format!("resources:\n{text}")).unwrap();
+        std::fs::rename(&fresh, files.join(file)).unwrap();
+    };
+    let cluster = |port: u16| {
+        let address = format!("{{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}");
+        format!(
+            "- {{'@type': type.googleapis.com/envoy.config.cluster.v3.Cluster, name: c, type: STATIC, connect_timeout: 1s, \
+             load_assignment: {{cluster_name: c, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {address}}}}}]}}]}}}}\n"
+        )
+    };
+    let routes = |host: &str| {
+        let route = "{match: {prefix: /}, route: {cluster: c}}";
+        let host = format!("{{name: h, domains: [{host}], routes: [{route}]}}");
+        format!("- {{'@type': type.googleapis.com/envoy.config.route.v3.RouteConfiguration, name: r, virtual_hosts: [{host}]}}\n")
+    };
+    let hcm = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+    let filter =
+        "{name: envoy.filters.http.router, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}";
+    let manager = format!(
+        "{{'@type': {hcm}, stat_prefix: s, http_filters: [{filter}], \
+         rds: {{route_config_name: r, config_source: {{path_config_source: {{path: /elsewhere/rds.yaml}}}}}}}}"
+    );
+    let listener = format!(
+        "- {{'@type': type.googleapis.com/envoy.config.listener.v3.Listener, name: l, \
+         address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, filter_chains: [{{filters: [{{name: envoy.filters.network.http_connection_manager, typed_config: {manager}}}]}}]}}\n"
+    );
+    response("cds.yaml", &cluster(application().port()));
+    response("rds.yaml", &routes("product"));
+    response("lds.yaml", &listener);
+    let proxy = Proxy::start(&dir.path().join("state"), &["--resources", files.to_str().unwrap()]);
+    proxy.until("readiness", |proxy| proxy.get("/ready") == (200, "LIVE\n".to_owned()));
+    let at = proxy.listener("l");
+    let ask = |host: &str| http(at, "GET", "/", &[("host", host)]).0;
+    assert_eq!((ask("product"), ask("order")), (200, 404));
+
+    response("rds.yaml", &routes("order"));
+    proxy.until("the new routes", |_| ask("order") == 200);
+    assert_eq!(ask("product"), 404);
+
+    // Broken: what is in force stays, and it is said.
+    response("cds.yaml", &cluster(1).replace("STATIC", "NOT_A_TYPE"));
+    proxy.until("the refusal", |proxy| proxy.get("/server_info").1.contains("NOT_A_TYPE"));
+    response("rds.yaml", "[");
+    proxy.until("the broken file", |proxy| proxy.get("/ready").1.contains("rds.yaml: line"));
+    assert_eq!(ask("order"), 200);
+    response("rds.yaml", &routes("product"));
+    proxy.until("the next good routes", |_| ask("product") == 200);
+    let missing = Command::new(env!("CARGO_BIN_EXE_pillion-proxy")).args(["--resources", "/nowhere"]).output().unwrap();
+    assert_eq!(missing.status.code(), Some(2));
+}
+
+#[test]
 fn orders_are_posts_from_here() {
     let dir = tempfile::tempdir().unwrap();
     state(dir.path(), application(), &dir.path().join("log"));

@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod identity;
+pub mod json;
 pub mod names;
 pub mod node;
 pub mod resource;
@@ -11,3 +12,4 @@ pub mod subscription;
 pub mod testing;
 pub mod transport;
 pub mod wire;
+pub mod yaml;

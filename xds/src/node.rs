@@ -3,7 +3,11 @@
 //! In:  a wire `Node` of anyone (bounded, never refused), or the settings of our own proxy.
 //! Out: [`Node`], typed; and its wire form.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use crate::wire::{
     envoy::config::core::v3::{Node as WireNode, node::UserAgentVersionType},
@@ -70,6 +74,8 @@ pub struct Node {
     pub interception_mode: InterceptionMode,
     /// `HTTP_PROXY_PORT`: where the explicit mode listens.
     pub http_proxy_port: Option<u16>,
+    /// `PILLION_ADMIN`: where the admin pages of our own proxy are, on the loopback of its machine.
+    pub admin: Option<SocketAddr>,
     /// `PILLION_VERSION`: only our own proxy sends it.
     pub pillion_version: Option<String>,
     /// `user_agent_name`: `envoy`, `pillion`, `gRPC Go`, ….
@@ -148,6 +154,7 @@ impl Node {
             mesh_id: metadata.text("MESH_ID").unwrap_or_default().to_owned(),
             interception_mode,
             http_proxy_port,
+            admin: metadata.text("PILLION_ADMIN").and_then(|address| address.parse().ok()),
             pillion_version: metadata.text("PILLION_VERSION").map(str::to_owned),
             user_agent: cut(&wire.user_agent_name, MAX_VALUE_BYTES).to_owned(),
             user_agent_version: user_agent_version(wire),
@@ -173,6 +180,7 @@ impl Node {
         put("MESH_ID", &self.mesh_id);
         put("GENERATOR", &self.generator);
         put("PILLION_VERSION", self.pillion_version.as_deref().unwrap_or_default());
+        put("PILLION_ADMIN", &self.admin.map(|address| address.to_string()).unwrap_or_default());
         put("HTTP_PROXY_PORT", &self.http_proxy_port.map(|port| port.to_string()).unwrap_or_default());
         put("INTERCEPTION_MODE", if self.is_explicit() { "NONE" } else { "REDIRECT" });
         if !self.labels.is_empty() {
@@ -291,6 +299,7 @@ mod tests {
         node.workload = "product-v1".into();
         node.interception_mode = InterceptionMode::None;
         node.http_proxy_port = Some(15001);
+        node.admin = "127.0.0.1:15000".parse().ok();
         node.cluster = "product.shop".into();
         node
     }

@@ -101,6 +101,13 @@ pub struct Update {
     nonce: String,
 }
 
+impl Update {
+    /// What did not come by a stream, but from files for example; nothing is answered.
+    pub fn local(kind: ResourceType, generation: u64, changed: Vec<Changed>, removed: Vec<Arc<str>>, refused: Vec<Refusal>) -> Self {
+        Self { kind, generation: Some(generation), changed, removed, refused, nonce: String::new() }
+    }
+}
+
 /// A response that is no update; the request is its NACK.
 #[derive(Clone, Debug)]
 pub struct Refused {

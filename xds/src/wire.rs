@@ -12,3 +12,6 @@ pub use generated::*;
 
 /// The descriptor set of every message here, for proto3 JSON; decoded on first use only.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The full names of fields that hold secrets, one a line. Source: Envoy's `udpa.annotations.sensitive`.
+pub const SENSITIVE_FIELDS: &str = include_str!(concat!(env!("OUT_DIR"), "/sensitive.txt"));

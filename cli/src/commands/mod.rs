@@ -4,8 +4,12 @@
 
 pub mod child;
 pub mod proxies;
+pub mod proxy_config;
+pub mod proxy_status;
 pub mod run;
 pub mod status;
+pub mod suggest;
 pub mod sweep;
+pub mod translate;
 pub mod validate;
 pub mod version;

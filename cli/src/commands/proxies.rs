@@ -62,6 +62,7 @@ pub struct Proxy {
     pub state: String,
     pub generation: u64,
     pub lag_ms: u64,
+    pub admin: Option<String>,
     pub last_nack: Option<Nack>,
 }
 
@@ -80,6 +81,13 @@ impl Proxy {
     /// `instance.namespace`, else the node's id.
     pub fn name(&self) -> String {
         if self.instance.is_empty() { self.node.clone() } else { format!("{}.{}", self.instance, self.namespace) }
+    }
+
+    /// Whether somebody who says `name` means this one: its replica or its workload, with or without the namespace.
+    pub fn is_called(&self, name: &str) -> bool {
+        let own = [&self.instance, &self.workload].into_iter().filter(|own| !own.is_empty());
+        let spelled = |own: &String| [own.clone(), format!("{own}.{}", self.namespace), format!("{}/{own}", self.namespace)];
+        name == self.node || own.flat_map(spelled).any(|own| own == name)
     }
 
     pub fn is_late(&self) -> bool {

@@ -91,25 +91,25 @@ pub fn run(args: Args) -> ExitCode {
 
 /// Why nothing was checked.
 #[derive(Debug)]
-struct Misuse(String);
+pub(super) struct Misuse(pub(super) String);
 
-type Sources = Vec<(String, String)>;
+pub(super) type Sources = Vec<(String, String)>;
 
 /// What the arguments lead to.
 #[derive(Debug, Default)]
-struct Input {
+pub(super) struct Input {
     /// Every text, once, in the order of the arguments and sorted within a directory.
-    sources: Sources,
+    pub(super) sources: Sources,
     /// Files that are no text, with what can be shown of them.
-    not_text: Sources,
+    pub(super) not_text: Sources,
     /// What is wrong with those.
-    findings: Vec<Finding>,
+    pub(super) findings: Vec<Finding>,
     /// Files and directories that could not be read, and why.
-    unread: Vec<String>,
+    pub(super) unread: Vec<String>,
 }
 
 /// Reads everything that can be read. An argument that leads nowhere is misuse.
-fn read_all(paths: &[PathBuf]) -> Result<Input, Misuse> {
+pub(super) fn read_all(paths: &[PathBuf]) -> Result<Input, Misuse> {
     let mut input = Input::default();
     let mut files = Vec::new();
     let mut stdin = false;

@@ -100,6 +100,9 @@ pub struct ProxyStatus {
     pub pillion: bool,
     pub variant: Variant,
     pub address: Option<SocketAddr>,
+    pub cluster_id: String,
+    /// Where our own proxy has its admin pages, on the loopback of its machine.
+    pub admin: Option<SocketAddr>,
     pub connected_since: Timestamp,
     pub state: SyncState,
     /// The newest generation that it answered for in full.
@@ -428,6 +431,8 @@ impl State {
             pillion: node.is_pillion(),
             variant: stream.variant,
             address: stream.address,
+            cluster_id: node.cluster_id.clone(),
+            admin: node.admin,
             connected_since: stream.since,
             state,
             generation: stream.done,

@@ -8,6 +8,7 @@ mod clusters;
 mod connection_manager;
 mod cors;
 mod endpoints;
+pub mod files;
 mod gateways;
 mod headers;
 mod inbound;

@@ -4,6 +4,7 @@
 //! Out: Envoy's pages and words where it has them; orders to drain, to quit, to log more.
 
 mod clusters;
+mod config_dump;
 mod listeners;
 mod server_info;
 mod stats;
@@ -28,7 +29,7 @@ use tokio::time::Instant;
 
 use crate::bootstrap::Bootstrap;
 use crate::config::store::ConfigStore;
-use crate::config::subscribe::SyncState;
+use crate::config::subscribe::{Kept, SyncState};
 use crate::drain::Drain;
 use crate::telemetry::log_sink::LogSinks;
 use crate::telemetry::logging::LogControl;
@@ -51,6 +52,7 @@ pub struct AdminState {
     pub addresses: Addresses,
     pub store: ConfigStore,
     pub sync: watch::Receiver<SyncState>,
+    pub kept: Kept,
     pub metrics: Arc<Metrics>,
     pub stats: Arc<ProxyStats>,
     pub sinks: Arc<LogSinks>,
@@ -91,7 +93,7 @@ struct Page {
     render: fn(&AdminState, Query<'_>) -> Reply,
 }
 
-const PAGES: [Page; 10] = [
+const PAGES: [Page; 11] = [
     Page { path: "/", method: Method::GET, help: "this page", render: |_, _| help() },
     Page { path: "/ready", method: Method::GET, help: "200 when a configuration is in force", render: |state, _| ready(state) },
     Page {
@@ -101,6 +103,12 @@ const PAGES: [Page; 10] = [
         render: |state, _| server_info::page(state),
     },
     Page { path: "/clusters", method: Method::GET, help: "clusters and their endpoints (?format=json)", render: clusters::page },
+    Page {
+        path: config_dump::PATH,
+        method: Method::GET,
+        help: "the resources in force, as Envoy's JSON (?include_eds, ?resource=dynamic_listeners, ?mask=FIELDS, ?name_regex=EXPRESSION)",
+        render: config_dump::page,
+    },
     Page { path: "/listeners", method: Method::GET, help: "listeners and their addresses (?format=json)", render: listeners::page },
     Page { path: "/stats", method: Method::GET, help: "counters (?filter=EXPRESSION, ?format=json|prometheus)", render: stats::page },
     Page {
@@ -204,8 +212,17 @@ pub async fn serve(listener: TcpListener, surface: Surface, state: Arc<AdminStat
 async fn connection(stream: TcpStream, surface: Surface, state: Arc<AdminState>) {
     let local = stream.local_addr().ok();
     let service = service_fn(|request: Request<Incoming>| {
-        let reply = answer(&state, surface, local, &request);
-        std::future::ready(Ok::<_, Infallible>(response(reply)))
+        let (state, request) = (Arc::clone(&state), request.map(drop));
+        async move {
+            // A dump of a large mesh takes its time, and the configuration must be followed meanwhile.
+            let answer = if request.uri().path() == config_dump::PATH {
+                let made = tokio::task::spawn_blocking(move || answer(&state, surface, local, &request)).await;
+                made.unwrap_or_else(|_| (Reply::error(StatusCode::INTERNAL_SERVER_ERROR, "the dump failed; the log says why\n"), None))
+            } else {
+                answer(&state, surface, local, &request)
+            };
+            Ok::<_, Infallible>(response(answer))
+        }
     });
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -306,7 +323,13 @@ fn ready(state: &AdminState) -> Reply {
     let word = server_state(state);
     let sync = state.sync.borrow().clone();
     let mut body = format!("{word}\n");
-    if sync.is_stale() {
+    if sync.is_stale() && state.bootstrap.resources.is_some() {
+        body += &format!(
+            "serving the last good configuration, generation {}: {}\n",
+            sync.generation,
+            sync.trouble.as_deref().unwrap_or_default()
+        );
+    } else if sync.is_stale() {
         let away = sync.away_since.and_then(|since| since.elapsed().ok()).unwrap_or_default().as_secs();
         let source = if sync.from_disk { " from disk" } else { "" };
         let reason = sync.trouble.as_deref().unwrap_or("not up to date yet");

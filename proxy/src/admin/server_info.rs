@@ -35,6 +35,7 @@ pub(super) fn page(state: &AdminState) -> Reply {
                 "listeners": listeners::bound(&snapshot),
             },
             "generation": sync.generation,
+            "resources": settings.resources,
             "control_plane": {
                 "address": settings.xds,
                 "connected": sync.connected,

@@ -167,6 +167,8 @@ fn same_node(a: &Node, b: &Node) -> bool {
     let key = |node: &Node| {
         let mut node = node.clone();
         node.pillion_version = None;
+        // Where its pages are changes nothing of what it sees.
+        node.admin = None;
         node.user_agent_version = String::new();
         node
     };

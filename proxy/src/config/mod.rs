@@ -6,6 +6,8 @@
 pub mod cluster;
 pub mod compile;
 pub mod disk;
+pub mod files;
+pub mod journal;
 pub mod listener;
 pub mod route_table;
 pub mod store;

@@ -8,11 +8,13 @@
 //!    \--control plane away, disk copy there--> serving, stale --/
 //! ```
 
+mod folder;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use pillion_xds::node::Node;
@@ -24,6 +26,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::compile::{Compiler, Verdict, WARMING};
 use super::disk::Copy;
+use super::journal::Journal;
 use super::store::ConfigStore;
 use crate::listener::bind::{BindError, Sockets, bind};
 use crate::telemetry::stats::ProxyStats;
@@ -58,7 +61,7 @@ pub struct SyncState {
     /// Why the last stream ended, or could not be opened.
     pub trouble: Option<String>,
     /// Since when there is no stream.
-    pub away_since: Option<std::time::SystemTime>,
+    pub away_since: Option<SystemTime>,
     /// Resources whose last version was refused: (type, name, reason).
     pub refused: Vec<(ResourceType, String, String)>,
     /// Listeners whose address could not be had: (name, reason).
@@ -112,8 +115,10 @@ struct Engine {
     compiler: Compiler,
     sockets: Sockets,
     generation: u64,
-    /// Accepted resources as they came; only with a state folder.
-    copy: Option<Copy>,
+    /// Accepted resources as they came, for the disk and for dumps.
+    copy: Copy,
+    /// When, and what was refused; for dumps.
+    journal: Journal,
     /// Types answered on this stream.
     answered: BTreeSet<ResourceType>,
     /// Names that were asked for and are not there, or were refused at their first coming.
@@ -130,12 +135,12 @@ impl Subscriber {
     pub fn new(settings: Settings, compiler: Compiler, store: ConfigStore, now: Instant) -> Self {
         let Settings { node, state_dir, stats, sockets, workers } = settings;
         let subscription = Subscription::new(node.clone());
-        let copy = state_dir.as_ref().map(|_| Copy::default());
         let engine = Engine {
             compiler,
             sockets,
             generation: 0,
-            copy,
+            copy: Copy::default(),
+            journal: Journal::default(),
             answered: BTreeSet::new(),
             absent: BTreeSet::new(),
             published: false,
@@ -163,6 +168,11 @@ impl Subscriber {
         self.shared.state.subscribe()
     }
 
+    /// What is kept of the configuration.
+    pub fn kept(&self) -> Kept {
+        Kept(Arc::clone(&self.shared))
+    }
+
     fn restore(&mut self, now: Instant) {
         let Some(folder) = &self.shared.state_dir else { return };
         let copy = match Copy::read(folder, &self.shared.node) {
@@ -187,7 +197,8 @@ impl Subscriber {
         }
         engine.generation = copy.generation;
         engine.publish_by = Some(now + PATIENCE);
-        engine.copy = Some(copy);
+        engine.journal.restored(&copy, SystemTime::now());
+        engine.copy = copy;
         self.shared.state.send_modify(|state| state.from_disk = true);
     }
 
@@ -200,6 +211,18 @@ impl Subscriber {
             never = keep_time(&shared) => never,
             never = keep_copy(&shared) => never,
         }
+    }
+}
+
+/// The resources as they came, for dumps. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Kept(Arc<Shared>);
+
+impl Kept {
+    /// All of it as of now; bodies are shared, not copied.
+    pub fn get(&self) -> (Copy, Journal) {
+        let engine = self.0.engine.lock();
+        (Copy { generation: engine.generation, ..engine.copy.clone() }, engine.journal.clone())
     }
 }
 
@@ -241,7 +264,10 @@ impl Shared {
             let names: BTreeSet<&str> = update.changed.iter().map(|changed| &*changed.encoded.name).collect();
             if update.kind == ResourceType::Listener {
                 let new = unbound.iter().filter(|error| names.contains(&*error.listener));
-                refused.extend(new.map(|error| Refusal::new(Arc::clone(&error.listener), crate::bootstrap::chain(error))));
+                let unbound: Vec<Refusal> =
+                    new.map(|error| Refusal::new(Arc::clone(&error.listener), crate::bootstrap::chain(error))).collect();
+                engine.journal.refuse(update, &unbound, SystemTime::now());
+                refused.extend(unbound);
             }
         } else if engine.is_complete() {
             self.publish(&mut engine, now);
@@ -289,11 +315,16 @@ impl Shared {
     fn answered(&self, subscription: &Subscription) {
         let complete = subscription.is_complete();
         let refused: Vec<_> = subscription.refused().map(|(kind, name, reason)| (kind, name.to_owned(), reason.to_owned())).collect();
-        if complete && let Some(copy) = &mut self.engine.lock().copy {
+        if complete {
+            let mut engine = self.engine.lock();
             for kind in [ResourceType::Endpoint, ResourceType::Route] {
                 let held: BTreeSet<&str> = subscription.held(kind).map(|(name, _)| name).collect();
-                copy.retain(kind, |name| held.contains(name));
+                engine.copy.retain(kind, |name| held.contains(name));
+                engine
+                    .journal
+                    .retain(kind, |name| held.contains(name) || refused.iter().any(|(of, other, _)| *of == kind && other == name));
             }
+            drop(engine);
             self.dirty.notify_one();
         }
         self.change(|state| {
@@ -326,7 +357,7 @@ impl Shared {
             Connection::Lost { reason, retry } => {
                 let mut engine = self.engine.lock();
                 // Away, as far as one can tell: what is on disk serves.
-                if !engine.published && engine.copy.is_some() && !engine.compiler.is_empty() {
+                if !engine.published && self.state_dir.is_some() && !engine.compiler.is_empty() {
                     self.publish(&mut engine, now);
                     tracing::warn!(generation = engine.generation, "serving the last good configuration from disk");
                 }
@@ -348,7 +379,7 @@ impl Shared {
                     state.connected = false;
                     state.complete = false;
                     state.trouble = Some(reason);
-                    state.away_since.get_or_insert_with(std::time::SystemTime::now);
+                    state.away_since.get_or_insert_with(SystemTime::now);
                 });
             }
         }
@@ -380,7 +411,8 @@ impl Shared {
     }
 
     fn write_copy(self: &Arc<Self>) -> Option<impl FnOnce() + Send + use<>> {
-        let copy = self.engine.lock().copy.clone()?;
+        self.state_dir.as_ref()?;
+        let copy = self.engine.lock().copy.clone();
         let shared = Arc::clone(self);
         Some(move || {
             let Some(folder) = &shared.state_dir else { return };
@@ -403,9 +435,8 @@ impl Engine {
                 tracing::warn!(note, "a field has no effect");
             }
         }
-        if let Some(copy) = &mut self.copy {
-            copy.take(update, |name| refused.iter().any(|refusal| &*refusal.name == name));
-        }
+        self.copy.take(update, |name| refused.iter().any(|refusal| &*refusal.name == name));
+        self.journal.take(update, &refused, SystemTime::now());
         self.answered.insert(update.kind);
         for changed in &update.changed {
             self.absent.remove(&(update.kind, Arc::clone(&changed.encoded.name)));
