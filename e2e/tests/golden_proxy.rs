@@ -22,6 +22,10 @@ use pillion_xds::{
 };
 use tokio::time::Instant;
 
+/// What a stock Envoy is sent and our proxy says it does not do yet: the source address of captured connections, and the two fields of a
+/// VirtualService that loading reports as not enforced (`statPrefix`, `retryRemoteLocalities`).
+const LATER: [&str; 3] = ["upstream_bind_config", "stat_prefix: has no effect yet", "retry_policy.retry_priority"];
+
 /// What the proxy says against the resources of a node.
 fn complaints(world: &Arc<World>, node: &Node) -> Vec<String> {
     let config = world::translator().0.translate(world, node);
@@ -35,8 +39,7 @@ fn complaints(world: &Arc<World>, node: &Node) -> Vec<String> {
             .collect();
         let verdict = compiler.take(kind, &changed, &[], Instant::now());
         found.extend(verdict.refused.iter().map(|refusal| format!("{kind} {} refused: {}", refusal.name, refusal.reason)));
-        // The source address of captured connections comes with capture.
-        let notes = verdict.notes.iter().filter(|note| !note.contains("upstream_bind_config"));
+        let notes = verdict.notes.iter().filter(|note| !LATER.iter().any(|field| note.contains(field)));
         found.extend(notes.map(|note| format!("{kind} without effect: {note}")));
     }
     found
