@@ -83,8 +83,8 @@ pub fn clusters(client: &Client<'_>) -> ResourceMap {
     all
 }
 
-/// EDS, or a single name (A37). `None` where the client would have to name the destination itself, and for what is missing calls fail at
-/// once. Of the balancing policies only round robin is known to every implementation; a policy that one does not know makes it refuse
+/// EDS, or a single name (A37). `None` where the client would have to name the destination itself: calls to what is missing
+/// fail. Of the balancing policies only round robin is known to every implementation; a policy that one does not know makes it refuse
 /// the cluster.
 fn cluster(client: &Client<'_>, wanted: &Outbound<'_>) -> Option<Cluster> {
     let name = wanted.name.to_string();
