@@ -1,8 +1,8 @@
 //! Golden files: what YAML becomes on the wire.
 //!
 //! In:  `golden/<case>/in.yaml`: objects, and in leading comments who asks and what to show:
-//!      `# node: client as pillion` (a Workload's name; `pillion`, `envoy`, each with `captured` or `router` if so) and `# show: vhds rds`,
-//!      each type with an optional prefix of names (`cds:outbound|80|`).
+//!      `# node: client as pillion` (a Workload's name; `pillion`, `envoy`, each with `captured` or `router` if so, or `grpc`) and
+//!      `# show: vhds rds`, each type with an optional prefix of names (`cds:outbound|80|`).
 //! Out: `golden/<case>/want.yaml`; `PILLION_UPDATE=1` writes it.
 #![allow(clippy::unwrap_used)] // a test's helpers may fail loudly
 

@@ -44,6 +44,7 @@ fn find_envoy() -> Option<PathBuf> {
 fn nodes(input: &str, world: &World) -> Vec<Node> {
     let lines = input.lines().map_while(|line| line.strip_prefix("# ")).filter_map(|line| line.strip_prefix("node: "));
     let mut nodes: Vec<Node> = lines.map(|who| Node { pillion_version: None, ..node(world, who) }).collect();
+    nodes.retain(|node| !node.is_grpc());
     nodes.dedup_by_key(|node| (node.id.clone(), node.interception_mode, node.role));
     nodes
 }

@@ -117,9 +117,10 @@ impl Node {
         self.pillion_version.is_some()
     }
 
-    /// Whether this is a gRPC application without a proxy.
+    /// Whether this is a gRPC application without a proxy: it says so, or its library does (`gRPC C-core …`, `gRPC Go`, `grpc-java`).
     pub fn is_grpc(&self) -> bool {
-        self.generator == "grpc" || self.user_agent.starts_with("gRPC")
+        let library = || self.user_agent.starts_with("gRPC") || self.user_agent.starts_with("grpc-");
+        !self.is_pillion() && (self.generator == "grpc" || library())
     }
 
     pub fn is_router(&self) -> bool {
@@ -364,7 +365,8 @@ mod tests {
 
     #[test]
     fn grpc_clients_are_known_by_generator_or_user_agent() {
-        for (generator, agent, want) in [("grpc", "", true), ("", "gRPC C-core Linux", true), ("", "envoy", false)] {
+        for (generator, agent, want) in [("grpc", "", true), ("", "gRPC C-core Linux", true), ("", "grpc-java", true), ("", "envoy", false)]
+        {
             let node = Node { generator: generator.into(), user_agent: agent.into(), ..Node::default() };
             assert_eq!(node.is_grpc(), want);
         }

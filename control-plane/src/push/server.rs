@@ -246,8 +246,8 @@ impl<P: Protocol> Driver<P> {
             let wire = P::node(request).ok_or_else(|| Status::invalid_argument("the first request must have a node"))?;
             let node = Node::from_wire(wire);
             tracing::info!(proxy = node.id, variant = ?P::VARIANT, user_agent = node.user_agent, "proxy connected");
-            // Our own proxy keeps the endpoints of a cluster that changes; others wait for them.
-            self.session = Some(Session::new(P::VARIANT, !node.is_pillion()));
+            // Our own proxy and gRPC keep the endpoints of a cluster that changes; others wait for them.
+            self.session = Some(Session::new(P::VARIANT, !node.is_pillion() && !node.is_grpc()));
             self.entry = Some(self.ads.proxies.connect(node, P::VARIANT, self.address));
             self.configure().await;
         }

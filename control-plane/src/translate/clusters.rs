@@ -238,7 +238,7 @@ fn lb_policy(settings: Option<&LoadBalancerSettings>) -> LbPolicy {
 }
 
 /// Istio lifts Envoy's limits (1,024 connections and requests, 3 retries) as far as they go. Our own proxy has none to lift.
-fn unlimited(client: &Client<'_>) -> Option<CircuitBreakers> {
+pub fn unlimited(client: &Client<'_>) -> Option<CircuitBreakers> {
     if client.is_pillion() {
         return None;
     }

@@ -16,6 +16,7 @@ use pillion_xds::{
 
 use super::{
     clusters::{Outbound, each_outbound},
+    grpc,
     scope::Client,
     wire::{
         self, core,
@@ -43,6 +44,7 @@ struct Key {
     service: Revision,
     endpoints: Revision,
     labels: Labels,
+    grpc: bool,
 }
 
 impl EndpointCache {
@@ -70,6 +72,7 @@ impl EndpointCache {
             service: client.world.service_revision(wanted.service),
             endpoints: found.map(|found| found.revision).unwrap_or_default(),
             labels: wanted.subset_labels(),
+            grpc: client.mode().grpc,
         };
         if let Some((encoded, used)) = self.made.get_mut(&key) {
             *used = client.world.generation;
@@ -77,7 +80,11 @@ impl EndpointCache {
         }
         let all = found.map(|found| found.of_port(wanted.port.number)).unwrap_or_default();
         let kept: Vec<&Endpoint> = all.iter().filter(|endpoint| wanted.takes(endpoint)).collect();
-        let encoded = Encoded::of(&assignment(wanted, &kept));
+        let mut made = assignment(wanted, &kept);
+        if client.mode().grpc {
+            grpc::restrict_endpoints(&mut made);
+        }
+        let encoded = Encoded::of(&made);
         self.made.insert(key, (encoded.clone(), client.world.generation));
         encoded
     }

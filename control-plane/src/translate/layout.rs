@@ -15,6 +15,8 @@ use pillion_api::{
 use pillion_xds::names::{RouteName, VirtualHostName, VirtualHostResource};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::grpc;
+
 /// The port on which hosts without a service work. Source: Istio's `httproute.go`.
 const UNREGISTERED_PORT: u32 = 80;
 
@@ -25,6 +27,8 @@ pub struct Tables {
     pub http_proxy: bool,
     /// One per service port.
     pub by_port: bool,
+    /// One per service and port, as gRPC applications need.
+    pub by_service: bool,
 }
 
 /// A virtual host to be filled with routes.
@@ -125,6 +129,10 @@ impl Building<'_> {
             let domains = names.iter().flat_map(|name| [name.clone(), with_port(name)]).collect();
             self.layout.tables.entry(RouteName::port(port)).or_default().declared |= declared;
             self.add(RouteName::port(port), false, slot(domains));
+        }
+        if self.tables.by_service && !unregistered {
+            let domains = names.iter().flat_map(|name| [name.clone(), with_port(name)]).collect();
+            self.add(grpc::route_name(port, host), true, slot(domains));
         }
         if self.tables.http_proxy {
             // Without a port a name means port 80.

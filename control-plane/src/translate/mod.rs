@@ -10,6 +10,7 @@ mod cors;
 mod endpoints;
 pub mod files;
 mod gateways;
+mod grpc;
 mod headers;
 mod inbound;
 mod layout;
@@ -187,13 +188,15 @@ impl Cache {
     }
 
     fn share(&mut self, client: &Client<'_>) -> Shared {
+        let grpc = client.mode().grpc;
         let layout = self.layout(client);
         let (routes, virtual_hosts) = virtual_hosts::resources(client, &layout, &mut self.virtual_hosts);
         let mut endpoints = std::mem::take(&mut self.endpoints);
         let shared = Shared {
-            clusters: self.part(client, ResourceType::Cluster, || clusters::outbound(client)),
+            clusters: self.part(client, ResourceType::Cluster, || if grpc { grpc::clusters(client) } else { clusters::outbound(client) }),
             endpoints: self.part(client, ResourceType::Endpoint, || endpoints.resources(client)),
-            listeners: self.part(client, ResourceType::Listener, || listeners::outbound(client, &layout)),
+            listeners: self
+                .part(client, ResourceType::Listener, || if grpc { grpc::listeners(client) } else { listeners::outbound(client, &layout) }),
             names: self.part(client, ResourceType::NameTable, || names::resources(client)),
             routes: Arc::new(routes),
             virtual_hosts: Arc::new(virtual_hosts),
@@ -249,6 +252,9 @@ fn part_key(revisions: Revisions, kind: ResourceType) -> PartKey {
 
 /// Adds what belongs to this proxy alone: its own ports, its gateway servers, the port of its explicit proxy.
 fn own(client: &Client<'_>, node: &Node, config: &mut NodeConfig) {
+    if client.mode().grpc {
+        return;
+    }
     let instance = client.world.instance(&node.namespace, &node.instance);
     if client.mode().router {
         let labels = instance.map_or(&node.labels, |instance| &instance.labels);

@@ -28,20 +28,25 @@ pub struct Mode {
     /// Clients name the proxy; otherwise their connections are redirected to it.
     pub explicit: bool,
     pub router: bool,
+    /// A gRPC application without a proxy; none of the others then.
+    pub grpc: bool,
 }
 
 impl Mode {
     pub fn of(node: &Node) -> Self {
-        Self { pillion: node.is_pillion(), explicit: node.is_explicit(), router: node.is_router() }
+        if node.is_grpc() {
+            return Self { pillion: false, explicit: false, router: false, grpc: true };
+        }
+        Self { pillion: node.is_pillion(), explicit: node.is_explicit(), router: node.is_router(), grpc: false }
     }
 
     /// Listeners per service port exist: bound by redirection, or entered through CONNECT.
     pub fn has_port_listeners(self) -> bool {
-        !self.router && (self.pillion || !self.explicit)
+        !self.router && !self.grpc && (self.pillion || !self.explicit)
     }
 
     pub fn tables(self) -> Tables {
-        Tables { http_proxy: self.explicit && !self.router, by_port: self.has_port_listeners() }
+        Tables { http_proxy: self.explicit && !self.router, by_port: self.has_port_listeners(), by_service: self.grpc }
     }
 
     /// Unknown hosts are resolved by the proxy itself: there is no original destination to go to.

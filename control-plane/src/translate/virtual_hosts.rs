@@ -17,6 +17,7 @@ use pillion_xds::{
 use prost::{Message, encoding};
 
 use super::{
+    grpc,
     layout::{Layout, Slot, Table},
     route::{Follower, asks_services},
     scope::Client,
@@ -92,7 +93,11 @@ impl VirtualHostCache {
             return Some(made.resource.clone());
         }
         let follower = Follower { effective, namespace: client.namespace(), port: slot.port };
-        let resource = Encoded::new(slot.resource.clone(), &virtual_host(slot, &follower, &routes));
+        let mut host = virtual_host(slot, &follower, &routes);
+        if client.mode().grpc {
+            grpc::routes::restrict(&mut host);
+        }
+        let resource = Encoded::new(slot.resource.clone(), &host);
         self.translated += 1;
         self.made.insert(key, Made { resource: resource.clone(), used: client.world.generation });
         Some(resource)
@@ -151,7 +156,8 @@ pub fn resources(client: &Client<'_>, layout: &Layout, cache: &mut VirtualHostCa
     let last = unknown_hosts(client.world.effective().mesh().registry_only);
     for (name, table) in &layout.tables {
         let mut of_table = cache.table(client, table);
-        if !table.has_catch_all {
+        // A gRPC application asks for one service; what it does not ask for is not its table's business.
+        if !table.has_catch_all && !client.mode().grpc {
             of_table.push(Encoded::new(VirtualHostResource::new(name, &last.name), &last));
         }
         let shell = shell(name, !table.ports_count);

@@ -62,7 +62,8 @@ pub fn instances(effective: &Effective) -> Instances {
     Arc::new(all)
 }
 
-/// `client as pillion`: the first replica of a Workload (`namespace/name`, or a name of `default`) as that kind of proxy.
+/// `client as pillion`: the first replica of a Workload (`namespace/name`, or a name of `default`) as that kind of proxy; `grpc` is
+/// an application without one.
 pub fn node(world: &World, who: &str) -> Node {
     let (workload, kind) = who.split_once(" as ").unwrap_or((who, "pillion"));
     let (namespace, workload) = workload.split_once('/').unwrap_or(("default", workload));
@@ -78,6 +79,9 @@ pub fn node(world: &World, who: &str) -> Node {
     } else {
         node.interception_mode = InterceptionMode::None;
         node.http_proxy_port = (!router).then_some(15_101);
+    }
+    if kind.contains("grpc") {
+        node = Node { pillion_version: None, http_proxy_port: None, generator: "grpc".to_owned(), user_agent: "gRPC".to_owned(), ..node };
     }
     if let Some(instance) = world.instance(namespace, &instance) {
         node.labels = instance.labels.clone();

@@ -28,7 +28,12 @@ use tokio::time::Instant;
 use self::track::Track;
 use crate::{
     resource::{Encoded, MAX_NAME_BYTES, NodeConfig, ResourceType},
-    wire::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse},
+    wire::{
+        envoy::service::discovery::v3::{
+            DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, ResourceError, ResourceName,
+        },
+        google::rpc::Status,
+    },
 };
 
 /// How long listeners and routes wait, at most, for the clusters they may use.
@@ -58,7 +63,7 @@ pub struct Response {
     pub generation: u64,
     pub nonce: String,
     pub resources: Vec<Encoded>,
-    /// Incremental only.
+    /// Names that are gone, or were asked for and are not there. State of the world: only of types that are sent whole.
     pub removed: Vec<Arc<str>>,
 }
 
@@ -74,8 +79,10 @@ impl Response {
         }
     }
 
+    /// What is left out is gone; to be told of a name that never was, a client must know `resource_errors` (gRPC: A88) or wait.
     pub fn into_sotw(self) -> DiscoveryResponse {
         DiscoveryResponse {
+            resource_errors: self.removed.iter().map(|name| not_found(name)).collect(),
             version_info: self.generation.to_string(),
             resources: self.resources.iter().map(|resource| resource.to_any(self.kind)).collect(),
             type_url: self.kind.type_url().to_owned(),
@@ -248,7 +255,7 @@ impl Session {
             if kind == ResourceType::Cluster && self.resend_endpoints {
                 self.forget_endpoints(&batch.rewarmed);
             }
-            let removed = if self.variant == Variant::Delta { batch.removed } else { Vec::new() };
+            let removed = if self.variant == Variant::Delta || kind.is_whole_state() { batch.removed } else { Vec::new() };
             responses.push(Response { kind, generation: target.generation, nonce, resources: batch.resources, removed });
         }
         self.settled = responses.is_empty() && open && !self.awaits_routes && self.tracks.values().all(|track| !track.is_in_flight());
@@ -340,6 +347,15 @@ impl Session {
         if let Some(endpoints) = self.tracks.get_mut(&ResourceType::Endpoint) {
             names.iter().for_each(|name| endpoints.forget(name));
         }
+    }
+}
+
+fn not_found(name: &str) -> ResourceError {
+    /// `google.rpc.Code`.
+    const NOT_FOUND: i32 = 5;
+    ResourceError {
+        resource_name: Some(ResourceName { name: name.to_owned(), ..ResourceName::default() }),
+        error_detail: Some(Status { code: NOT_FOUND, message: format!("{name} does not exist"), ..Status::default() }),
     }
 }
 

@@ -1,5 +1,4 @@
 use super::*;
-use crate::wire::google::rpc::Status;
 
 /// A session, the client's place in it, and a short way to write both down.
 struct Bench {
@@ -440,7 +439,7 @@ fn sotw_removed_clusters_are_repeated_until_routes_are_acknowledged() {
     assert_eq!(bench.sotw("eds", &["a", "b", "c"]), ["eds c=1"]);
     bench.ack("eds");
     assert_eq!(bench.ack("cds"), ["rds r=2"]);
-    assert_eq!(bench.ack("rds"), ["cds b=1 c=1"]);
+    assert_eq!(bench.ack("rds"), ["cds b=1 c=1 -a"]);
     assert_eq!(bench.ack("cds"), NONE);
     assert!(bench.settled());
 }
@@ -473,16 +472,31 @@ fn sotw_requests_with_an_old_nonce_are_outdated() {
 fn sotw_by_name_gets_what_it_names_and_learns_what_is_not_there() {
     let mut bench = Bench::new(Variant::Sotw);
     bench.config(1, "cds a=1 b=1; eds a=1; lds l=1; rds r=1");
-    assert_eq!(bench.sotw("lds", &["x", "l"]), ["lds l=1"]);
+    assert_eq!(bench.sotw("lds", &["x", "l"]), ["lds l=1 -x"]);
     assert_eq!(bench.ack("lds"), NONE);
     assert_eq!(bench.sotw("rds", &["r"]), ["rds r=1"]);
     assert_eq!(bench.sotw("cds", &["a"]), ["cds a=1"]);
     bench.ack("cds");
-    assert_eq!(bench.sotw("cds", &["a", "x"]), ["cds a=1"], "x is missing: that says it");
+    assert_eq!(bench.sotw("cds", &["a", "x"]), ["cds a=1 -x"], "x is missing, and that is said");
     bench.ack("cds");
     assert_eq!(bench.sotw("cds", &["a"]), NONE);
     assert_eq!(bench.sotw("cds", &[]), NONE, "an empty list after names is no wildcard");
     assert_eq!(bench.config(2, "cds a=2 b=2; eds a=1; lds l=1; rds r=1"), NONE);
+}
+
+#[test]
+fn sotw_says_of_what_is_not_there_that_it_was_not_found() {
+    let response = Response {
+        kind: ResourceType::Listener,
+        generation: 1,
+        nonce: "1".into(),
+        resources: vec![Encoded::from_bytes("a", "1")],
+        removed: vec!["x".into()],
+    };
+    let response = response.into_sotw();
+    let [error] = &response.resource_errors[..] else { panic!("{response:?}") };
+    assert_eq!(error.resource_name.as_ref().map(|name| name.name.as_str()), Some("x"));
+    assert_eq!((response.resources.len(), error.error_detail.as_ref().map(|status| status.code)), (1, Some(5)));
 }
 
 #[test]

@@ -25,6 +25,7 @@ const MAX_PRODUCTS: usize = 10_000;
 
 #[derive(Clone)]
 struct Shelf {
+    release: Arc<str>,
     left: Arc<Mutex<BTreeMap<String, u32>>>,
     changes: broadcast::Sender<StockReply>,
 }
@@ -32,7 +33,7 @@ struct Shelf {
 impl Shelf {
     async fn stock(&self, product: &str) -> StockReply {
         let left = self.left.lock().await.get(product).copied().unwrap_or(FULL_SHELF);
-        StockReply { product: product.to_owned(), left }
+        StockReply { product: product.to_owned(), left, release: self.release.to_string() }
     }
 }
 
@@ -55,7 +56,7 @@ impl Inventory for Shelf {
             *shelf = FULL_SHELF;
         }
         drop(left);
-        let _ = self.changes.send(StockReply { product: product.clone(), left: now });
+        let _ = self.changes.send(StockReply { product: product.clone(), left: now, release: self.release.to_string() });
         Ok(Response::new(ReserveReply { product, left: now }))
     }
 
@@ -96,7 +97,7 @@ impl Serve for Desk {
 }
 
 pub async fn run(args: &Args, stop: impl Future<Output = ()>) -> Result<(), Box<dyn std::error::Error>> {
-    let shelf = Shelf { left: Arc::default(), changes: broadcast::Sender::new(WATCH_BACKLOG) };
+    let shelf = Shelf { release: args.release.as_str().into(), left: Arc::default(), changes: broadcast::Sender::new(WATCH_BACKLOG) };
     let (stopped, until) = oneshot::channel::<()>();
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], args.grpc_port));
     let grpc = async move {
