@@ -101,7 +101,7 @@ impl RequestStream {
             return None;
         }
         inner.turn += 1;
-        Some(RequestBody(Some(Reader { stream: Rc::clone(self), turn: inner.turn, next: 0, given: 0, trailers_given: false })))
+        Some(RequestBody(Some(Reader { stream: Rc::clone(self), turn: inner.turn, next: 0, given: 0, trailers_given: false, back: None })))
     }
 
     /// Whether [`Self::again`] would give a body.
@@ -162,6 +162,8 @@ struct Reader {
     /// Bytes given to this try.
     given: u64,
     trailers_given: bool,
+    /// A piece that was given and came back.
+    back: Option<Bytes>,
 }
 
 impl RequestBody {
@@ -169,7 +171,15 @@ impl RequestBody {
 
     /// The first try's body.
     pub fn first(stream: &Rc<RequestStream>) -> Self {
-        Self(Some(Reader { stream: Rc::clone(stream), turn: 0, next: 0, given: 0, trailers_given: false }))
+        Self(Some(Reader { stream: Rc::clone(stream), turn: 0, next: 0, given: 0, trailers_given: false, back: None }))
+    }
+
+    /// Give back the last piece, of which nothing was sent; it is given again first.
+    pub fn unread(&mut self, piece: Bytes) {
+        if let (Some(reader), false) = (&mut self.0, piece.is_empty()) {
+            reader.given -= piece.len() as u64;
+            reader.back = Some(piece);
+        }
     }
 }
 
@@ -179,6 +189,10 @@ impl Reader {
         let inner = &mut *stream.inner.borrow_mut();
         if inner.turn != self.turn {
             return Poll::Ready(Some(Err(Abandoned)));
+        }
+        if let Some(piece) = self.back.take() {
+            self.given += piece.len() as u64;
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         if let Some(piece) = inner.kept.get(self.next) {
             self.next += 1;
@@ -282,6 +296,7 @@ impl Body for RequestBody {
             && inner.source.is_none()
             && (inner.trailers.is_none() || reader.trailers_given)
             && reader.next >= inner.kept.len()
+            && reader.back.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
