@@ -20,7 +20,6 @@ use tokio::time::Instant;
 
 use self::pool::Pool;
 use crate::config::cluster::{Cluster, EndpointLive};
-use crate::http::server::Incoming;
 use crate::retry::replay::RequestBody;
 
 /// A connection that has taken on one request.
@@ -34,7 +33,7 @@ pub enum Link {
 #[derive(Debug)]
 pub enum Answer {
     /// The sender goes back to its pool when the body has ended.
-    Http1(Response<Incoming>, h1::Sender),
+    Http1(Response<h1::Body>, h1::Sender),
     Http2(Response<h2::ResponseStream>),
 }
 

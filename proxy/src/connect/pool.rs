@@ -56,7 +56,7 @@ struct Refused {
 pub struct OpenConnection(Arc<EndpointLive>);
 
 impl OpenConnection {
-    fn new(live: &Arc<EndpointLive>) -> Rc<Self> {
+    pub(super) fn new(live: &Arc<EndpointLive>) -> Rc<Self> {
         live.connections.fetch_add(1, Ordering::Relaxed);
         Rc::new(Self(Arc::clone(live)))
     }
@@ -86,21 +86,17 @@ impl Pool {
     /// # Errors
     /// When none is free and none can be made.
     pub async fn http1(&self, cluster: &Cluster, live: &Arc<EndpointLive>, now: Instant) -> Result<h1::Sender, Failure> {
-        if let Some(sender) = self.free_http1().await {
+        if let Some(sender) = self.free_http1() {
             return Ok(sender);
         }
         self.idle_timeout.set(cluster.idle_timeout);
         let stream = self.dial(cluster).await?;
-        h1::open(stream, OpenConnection::new(live), now).await
+        Ok(h1::open(stream, OpenConnection::new(live), now))
     }
 
-    async fn free_http1(&self) -> Option<h1::Sender> {
-        loop {
-            let mut sender = self.idle.borrow_mut().pop()?;
-            if !sender.is_closed() && sender.ready().await {
-                return Some(sender);
-            }
-        }
+    fn free_http1(&self) -> Option<h1::Sender> {
+        let mut idle = self.idle.borrow_mut();
+        std::iter::from_fn(|| idle.pop()).find(|sender| !sender.is_closed())
     }
 
     /// Give a connection back whose exchange is complete.

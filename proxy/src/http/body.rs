@@ -3,8 +3,6 @@
 //! In:  the upstream's body or bytes of our own.
 //! Out: frames for the codec. One type without boxes.
 
-use std::error::Error as _;
-use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -13,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::context::RequestContext;
 use super::local_reply::BodyFailure;
-use super::server::{self, Incoming};
+use crate::connect::h1;
 use crate::connect::h2::{ResponseStream, StreamFailure};
 use crate::retry::timeout::Expired;
 
@@ -30,7 +28,7 @@ pub struct ResponseBody {
 pub enum Kind {
     Empty,
     Full(Bytes),
-    Http1(Incoming),
+    Http1(h1::Body),
     Http2(ResponseStream),
 }
 
@@ -108,7 +106,11 @@ impl Body for ResponseBody {
             Kind::Empty => Poll::Ready(None),
             Kind::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Kind::Http1(body) => Pin::new(body).poll_frame(cx).map_err(|error| http1_failure(&error)),
+            // An end before the announced one is what Envoy's codec calls a protocol error; a reset connection is none.
+            Kind::Http1(body) => body.poll_frame(cx).map_err(|error| match error {
+                h1::BodyError::Protocol => BodyFailure::Protocol,
+                h1::BodyError::Terminated => BodyFailure::Terminated,
+            }),
             Kind::Http2(body) => body.poll_frame(cx).map_err(|failure| match failure {
                 StreamFailure::RemoteReset => BodyFailure::RemoteReset,
                 StreamFailure::Terminated => BodyFailure::Terminated,
@@ -137,13 +139,6 @@ impl Body for ResponseBody {
             Kind::Http2(body) => body.size_hint(),
         }
     }
-}
-
-fn http1_failure(error: &hyper::Error) -> BodyFailure {
-    // An end before the announced one is what Envoy's codec calls a protocol error; a reset connection is none.
-    let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-    let early = error.is_incomplete_message() || source.is_some_and(|source| source.kind() == io::ErrorKind::UnexpectedEof);
-    if early || server::is_malformed(error) { BodyFailure::Protocol } else { BodyFailure::Terminated }
 }
 
 impl Drop for ResponseBody {

@@ -14,7 +14,6 @@ use std::time::Duration;
 use http::header::HOST;
 use http::uri::Authority;
 use http::{HeaderName, HeaderValue, Request, StatusCode, Version, request};
-use http_body::Body as _;
 use tokio::time::Instant;
 
 use super::attempt::copy;

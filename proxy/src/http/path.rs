@@ -25,7 +25,7 @@ use super::server::{Incoming, Never, PendingTunnel};
 use super::{check, tunnel, upgrade};
 use crate::config::listener::{Direction, HttpManager};
 use crate::config::route_table::{Cors, Route, RouteAction};
-use crate::connect::Failure;
+use crate::connect::{Failure, h1};
 use crate::route::select::select;
 use crate::route::{Head, cors, fault, redirect, rewrite};
 use crate::telemetry::access_log::Captured;
@@ -53,7 +53,7 @@ pub async fn serve(connection: Rc<Connection>, request: Request<Incoming>) -> Re
 /// What the stages came to.
 pub enum Outcome {
     Upstream(Response<Kind>),
-    Upgraded(Box<Response<Incoming>>, PendingTunnel),
+    Upgraded(Box<Response<h1::Body>>, PendingTunnel),
     Local(Response<Bytes>),
 }
 

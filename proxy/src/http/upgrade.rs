@@ -12,6 +12,7 @@ use super::local_reply::RequestError;
 use super::server::{Incoming, PendingTunnel, Tunnel};
 use crate::config::listener::HttpManager;
 use crate::config::route_table::Forward;
+use crate::connect::h1;
 use crate::tcp::copy;
 
 /// Take the upgrade out of a request that asks for one. `None`: an ordinary request.
@@ -50,18 +51,18 @@ pub fn check(headers: &HeaderMap, manager: &HttpManager, route: &Forward) -> Res
 }
 
 /// After an upstream's 101: pass bytes on in both directions. The exchange ends with them.
-pub fn splice(downstream: PendingTunnel, response: &mut Response<Incoming>, mut context: Box<RequestContext>) {
+pub fn splice(downstream: PendingTunnel, response: &mut Response<h1::Body>, mut context: Box<RequestContext>) {
     debug_assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
     context.responds(StatusCode::SWITCHING_PROTOCOLS, response.headers());
-    let upstream = hyper::upgrade::on(response);
+    let upstream = response.body_mut().take_tunnel();
     let idle = context.view.manager.stream_idle_timeout;
     let busy = context.connection.worker.busy();
     tokio::task::spawn_local(async move {
         let _busy = busy;
-        let (Ok(downstream), Ok(upstream)) = tokio::join!(downstream, upstream) else {
+        let (Ok(downstream), Some(mut upstream)) = (downstream.await, upstream) else {
             return;
         };
-        let (mut downstream, mut upstream) = (Tunnel::new(downstream), Tunnel::new(upstream));
+        let mut downstream = Tunnel::new(downstream);
         let mut counts = copy::Counts::default();
         // An upgraded stream has no clean end of its own: whoever closes ends it.
         let _ = copy::both_ways(&mut downstream, &mut upstream, &mut counts, idle).await;

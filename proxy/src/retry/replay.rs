@@ -105,7 +105,14 @@ impl RequestStream {
             return None;
         }
         inner.turn += 1;
-        Some(RequestBody(Source::Own(Reader { stream: Rc::clone(self), turn: inner.turn, next: 0, given: 0, trailers_given: false })))
+        Some(RequestBody(Source::Own(Reader {
+            stream: Rc::clone(self),
+            turn: inner.turn,
+            next: 0,
+            given: 0,
+            trailers_given: false,
+            back: None,
+        })))
     }
 
     /// A copy of the body for a mirror, which takes part from here on: call before the body is read.
@@ -184,6 +191,8 @@ struct Reader {
     /// Bytes given to this try.
     given: u64,
     trailers_given: bool,
+    /// A piece that was given and came back.
+    back: Option<Bytes>,
 }
 
 impl RequestBody {
@@ -191,7 +200,20 @@ impl RequestBody {
 
     /// The first try's body.
     pub fn first(stream: &Rc<RequestStream>) -> Self {
-        Self(Source::Own(Reader { stream: Rc::clone(stream), turn: 0, next: 0, given: 0, trailers_given: false }))
+        Self(Source::Own(Reader { stream: Rc::clone(stream), turn: 0, next: 0, given: 0, trailers_given: false, back: None }))
+    }
+
+    /// Give back the last piece, of which nothing was sent; it is given again first.
+    pub fn unread(&mut self, piece: Bytes) {
+        match &mut self.0 {
+            _ if piece.is_empty() => {}
+            Source::Empty => {}
+            Source::Own(reader) => {
+                reader.given -= piece.len() as u64;
+                reader.back = Some(piece);
+            }
+            Source::Tap(tap) => tap.unread(piece),
+        }
     }
 }
 
@@ -201,6 +223,10 @@ impl Reader {
         let inner = &mut *stream.inner.borrow_mut();
         if inner.turn != self.turn {
             return Poll::Ready(Some(Err(Abandoned)));
+        }
+        if let Some(piece) = self.back.take() {
+            self.given += piece.len() as u64;
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         if let Some(piece) = inner.kept.get(self.next) {
             self.next += 1;
@@ -322,6 +348,7 @@ impl Body for RequestBody {
             && inner.source.is_none()
             && (inner.trailers.is_none() || reader.trailers_given)
             && reader.next >= inner.kept.len()
+            && reader.back.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {

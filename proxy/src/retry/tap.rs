@@ -145,6 +145,17 @@ impl Tap {
         }
     }
 
+    /// Give back the last piece, of which nothing was sent; it is given again first.
+    pub fn unread(&mut self, piece: Bytes) {
+        let queue = &mut *self.0.queue.borrow_mut();
+        if queue.state != State::Lost {
+            queue.behind += piece.len();
+            self.0.kept.set(self.0.kept.get() + piece.len());
+            queue.left = queue.left.map(|left| left + piece.len() as u64);
+            queue.pieces.push_front(piece);
+        }
+    }
+
     pub fn is_end_stream(&self) -> bool {
         self.0.is_over()
     }
@@ -200,6 +211,23 @@ mod tests {
         assert_eq!(tap.size_hint().exact(), Some(2));
         assert_eq!((next(&mut tap), watch.is_over()), (Poll::Ready(Some(Some(2))), true));
         assert_eq!((next(&mut tap), kept.get()), (Poll::Ready(None), 0));
+    }
+
+    #[test]
+    fn a_piece_that_came_back_is_given_again_first() {
+        let kept = Kept::default();
+        let (feed, mut tap) = tap(Some(5), &kept);
+        feed.data(&Bytes::from_static(b"abc"));
+        feed.data(&Bytes::from_static(b"de"));
+        feed.end(None);
+        assert_eq!(next(&mut tap), Poll::Ready(Some(Some(3))));
+        tap.unread(Bytes::from_static(b"abc"));
+        assert_eq!((tap.size_hint().exact(), kept.get(), tap.is_end_stream()), (Some(5), 5, false));
+        assert_eq!(
+            (next(&mut tap), next(&mut tap), next(&mut tap)),
+            (Poll::Ready(Some(Some(3))), Poll::Ready(Some(Some(2))), Poll::Ready(None))
+        );
+        assert_eq!((kept.get(), tap.is_end_stream()), (0, true));
     }
 
     #[test]
