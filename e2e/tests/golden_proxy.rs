@@ -55,7 +55,8 @@ fn the_proxy_compiles_every_golden_case_without_a_word() {
         let input = fs::read_to_string(folder.join("in.yaml")).unwrap();
         let world = world::build(1, world::parse(&name, &input).set, None);
         let lines = input.lines().map_while(|line| line.strip_prefix("# ")).filter_map(|line| line.strip_prefix("node: "));
-        for who in lines {
+        // gRPC's resources are for gRPC's own client.
+        for who in lines.filter(|who| !who.ends_with(" as grpc")) {
             let node = world::node(&world, &who.replace("envoy", "pillion"));
             found.extend(complaints(&world, &node).into_iter().map(|complaint| format!("{name} ({who}): {complaint}")));
         }

@@ -199,6 +199,15 @@ impl Services {
         self.reversed.get(at).is_some_and(|host| host.starts_with(&suffix))
     }
 
+    /// Whether a host or wildcard (normal form) means the host of some service that the client sees.
+    pub fn covered_for(&self, pattern: &str, client_namespace: &str) -> bool {
+        let Some(suffix) = pattern.strip_prefix('*') else { return self.exact(pattern, client_namespace).is_some() };
+        let suffix: String = suffix.chars().rev().collect();
+        let at = self.reversed.partition_point(|host| host.as_str() < suffix.as_str());
+        let mut covered = self.reversed[at..].iter().take_while(|host| host.starts_with(&suffix));
+        covered.any(|host| self.exact(&host.chars().rev().collect::<String>(), client_namespace).is_some())
+    }
+
     /// Some service of this host, whoever may see it.
     pub fn any(&self, host: &str) -> Option<&Arc<MeshService>> {
         self.by_host.most_specific(host).and_then(|bucket| bucket.first())

@@ -99,13 +99,22 @@ impl VirtualServices {
         self.mesh.matching(host).find_map(|bucket| first_seen(bucket, client_namespace))
     }
 
-    fn on_gateway(&self, gateway: &str, client_namespace: &str) -> Vec<ObjectIndex> {
-        let candidates = self.by_gateway.get(gateway).into_iter().flatten();
-        let mut seen: Vec<(Reach, ObjectIndex)> =
-            candidates.filter_map(|c| Some((c.export_to.reach(&c.namespace, client_namespace)?, c.index))).collect();
-        seen.sort_unstable();
-        seen.into_iter().map(|(_, index)| index).collect()
+    /// Those that have this very host, the first to ask in front.
+    fn written_for(&self, client_namespace: &str, host: &str) -> Vec<ObjectIndex> {
+        sorted(self.mesh.exact(host).into_iter().flatten(), client_namespace)
     }
+
+    fn on_gateway(&self, gateway: &str, client_namespace: &str) -> Vec<ObjectIndex> {
+        sorted(self.by_gateway.get(gateway).into_iter().flatten(), client_namespace)
+    }
+}
+
+/// Private before exported by name before public, then the oldest.
+fn sorted<'a>(candidates: impl Iterator<Item = &'a Candidate>, client_namespace: &str) -> Vec<ObjectIndex> {
+    let mut seen: Vec<(Reach, ObjectIndex)> =
+        candidates.filter_map(|c| Some((c.export_to.reach(&c.namespace, client_namespace)?, c.index))).collect();
+    seen.sort_unstable();
+    seen.into_iter().map(|(_, index)| index).collect()
 }
 
 /// Private before exported by name before public, then the oldest.
@@ -200,12 +209,24 @@ impl super::Effective {
         self.routes().for_host(client_namespace, host).map(|index| self.set().at(index))
     }
 
-    /// Hosts of mesh VirtualServices that no service stands behind, most specific first, each with the VirtualService a client in this
+    /// As [`Effective::virtual_service`](super::Effective::virtual_service), with its routes for a client. Of several that have this very host, the
+    /// first with any route for the client counts: one without any takes the host from nobody. Source: `buildSidecarVirtualHostsForVirtualService`.
+    pub fn routes_for(&self, client: &RouteClient<'_>, host: &str) -> Option<(Of<'_, VirtualService>, Vec<RouteRef>)> {
+        let with_routes = |index| {
+            let item = self.set().at(index);
+            (item, self.http_routes(item, client))
+        };
+        let written = self.routes().written_for(client.namespace, host).into_iter().map(with_routes);
+        let best = written.into_iter().find(|(_, routes)| !routes.is_empty());
+        best.or_else(|| self.routes().for_host(client.namespace, host).map(with_routes))
+    }
+
+    /// Hosts of mesh VirtualServices behind which the client sees no service, most specific first, each with the VirtualService a client in this
     /// namespace follows. They work on port 80 only. A wildcard that covers a visible service is not listed: it applies to that service.
     pub fn unregistered_hosts(&self, client_namespace: &str) -> Vec<(&str, Of<'_, VirtualService>)> {
         let mut found = Vec::new();
         for name in &self.routes().mesh_hosts {
-            if self.covers_service(name) {
+            if self.0.services.covered_for(name, client_namespace) {
                 continue;
             }
             if let Some(bucket) = self.routes().mesh.exact(name)
@@ -399,6 +420,27 @@ mod tests {
     }
 
     #[test]
+    fn a_virtual_service_without_a_route_for_the_client_leaves_the_host_to_the_next() {
+        let text = [
+            object(
+                "VirtualService",
+                "shop",
+                "for-batch",
+                "{hosts: [a], http: [{match: [{sourceLabels: {app: batch}}], route: [{destination: {host: a}}]}]}",
+            ),
+            vs("shop", "for-all", "hosts: [a]"),
+            vs("shop", "wide", "hosts: ['*.shop.svc.cluster.local']"),
+        ];
+        let effective = of(&text.concat());
+        for (app, want) in [("batch", "for-batch"), ("web", "for-all")] {
+            let labels = labels(&[("app", app)]);
+            let client = RouteClient { gateway: MESH, namespace: "shop", labels: &labels, port: 80 };
+            let (item, routes) = effective.routes_for(&client, "a.shop.svc.cluster.local").expect("there");
+            assert_eq!((item.name(), routes.len()), (want, 1), "{app}");
+        }
+    }
+
+    #[test]
     fn gateway_names_take_every_written_form() {
         let cases =
             [("mesh", "mesh"), ("g", "own/g"), ("ns/g", "ns/g"), ("./g", "own/g"), ("g.ns", "ns/g"), ("g.ns.svc.cluster.local", "ns/g")];
@@ -452,14 +494,21 @@ mod tests {
             vs("shop", "a", "hosts: [reviews, example.com]"),
             vs("shop", "b", "hosts: ['*.shop.svc.cluster.local', '*.example.org']"),
             vs("shop", "c", "hosts: [private.com], exportTo: ['.']"),
+            object("Service", "web", "hidden", "{ports: [{port: 80, name: http}]}")
+                .replace("namespace: web", "namespace: web, annotations: {networking.istio.io/exportTo: '.'}"),
+            vs("web", "d", "hosts: [hidden, '*.web.svc.cluster.local']"),
         ];
         let effective = of(&text.concat());
         let hosts = |client: &str| {
             effective.unregistered_hosts(client).into_iter().map(|(host, v)| (host.to_owned(), v.name().to_owned())).collect::<Vec<_>>()
         };
         let own = |list: &[(&str, &str)]| list.iter().map(|(h, v)| ((*h).to_owned(), (*v).to_owned())).collect::<Vec<_>>();
-        assert_eq!(hosts("shop"), own(&[("example.com", "a"), ("private.com", "c"), ("*.example.org", "b")]));
-        assert_eq!(hosts("team"), own(&[("example.com", "a"), ("*.example.org", "b")]));
+        // Who does not see a service has only the VirtualService's word for its host.
+        let hidden = [("example.com", "a"), ("hidden.web.svc.cluster.local", "d")];
+        let wild = [("*.web.svc.cluster.local", "d"), ("*.example.org", "b")];
+        assert_eq!(hosts("shop"), own(&[&hidden[..], &[("private.com", "c")], &wild].concat()));
+        assert_eq!(hosts("team"), own(&[&hidden[..], &wild].concat()));
+        assert_eq!(hosts("web"), own(&[("example.com", "a"), ("*.example.org", "b")]));
     }
 
     #[test]

@@ -8,10 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use pillion_api::{
-    effective::{Effective, MeshService},
-    host,
-};
+use pillion_api::effective::{Effective, MeshService};
 use pillion_xds::names::{RouteName, VirtualHostName, VirtualHostResource};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -99,8 +96,8 @@ impl Building<'_> {
     }
 
     fn unregistered(&mut self, name: &Arc<str>) {
-        let names = host::domains(name, &[], false, self.namespace, &self.effective.mesh().cluster_domain);
-        self.host(name, UNREGISTERED_PORT, &names, true, true);
+        // Other spellings are made of services alone. Source: Istio's `httproute.go`, `buildVirtualHost`.
+        self.host(name, UNREGISTERED_PORT, &[name.to_string()], true, true);
     }
 
     /// The table of port 80 and the one of the explicit mode exist even without a host: unknown hosts are answered there.

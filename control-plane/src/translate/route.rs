@@ -195,13 +195,16 @@ impl Follower<'_> {
             ("", prefix) => Some(PathRewriteSpecifier::PrefixRewrite(prefix.to_owned())),
             (uri, _) => Some(PathRewriteSpecifier::PathRedirect(uri.to_owned())),
         };
+        let port = match (redirect.port, redirect.derive_port) {
+            (Some(port), _) => port,
+            (None, Some(RedirectPortSelection::FromRequestPort)) => self.port,
+            (None, _) => 0,
+        };
+        // The scheme's own port is not written. Source: `ApplyRedirect`.
+        let default = if redirect.scheme == "https" { 443 } else { 80 };
         Some(RedirectAction {
             host_redirect: redirect.authority.clone(),
-            port_redirect: match (redirect.port, redirect.derive_port) {
-                (Some(port), _) => port,
-                (None, Some(RedirectPortSelection::FromRequestPort)) => self.port,
-                (None, _) => 0,
-            },
+            port_redirect: if port == default { 0 } else { port },
             response_code: code as i32,
             scheme_rewrite_specifier: (!redirect.scheme.is_empty())
                 .then(|| SchemeRewriteSpecifier::SchemeRedirect(redirect.scheme.clone())),

@@ -81,9 +81,8 @@ impl VirtualHostCache {
     /// `None`: nothing of the VirtualService applies, and there is no service to go to.
     fn slot(&mut self, client: &Client<'_>, slot: &Slot) -> Option<Encoded> {
         let effective = client.world.effective();
-        let item = effective.virtual_service(client.namespace(), &slot.host);
         let who = RouteClient { gateway: MESH, namespace: client.namespace(), labels: client.labels(), port: slot.port };
-        let routes = item.map(|item| effective.http_routes(item, &who)).unwrap_or_default();
+        let (item, routes) = effective.routes_for(&who, &slot.host).map_or((None, Vec::new()), |(item, routes)| (Some(item), routes));
         if routes.is_empty() && slot.unregistered {
             return None;
         }

@@ -222,8 +222,9 @@ pub struct RouteMatch {
 /// Looks at the path without query and fragment. Source: `RouteMatch.path_specifier`.
 #[derive(Debug)]
 pub enum PathMatch {
-    /// Prefix `/` or empty: everything.
+    /// Prefix `/`: everything.
     Any,
+    /// Also the empty one, of which a rewrite replaces nothing.
     Prefix(Box<str>),
     /// A prefix that ends at a segment: `/foo` matches `/foo` and `/foo/x`, not `/foobar`.
     SegmentPrefix(Box<str>),

@@ -70,6 +70,7 @@ mod tests {
             (prefix("/v2"), &PathMatch::Exact("/foo".into()), "/foo", None, Some("/v2")),
             (prefix("/v2"), &PathMatch::Regex(anchored("/f.*").unwrap()), "/foo/bar", None, Some("/v2")),
             (prefix("/v2/"), &PathMatch::Any, "/foo", None, Some("/v2/foo")),
+            (prefix("/v2"), &PathMatch::Prefix("".into()), "/foo", None, Some("/v2/foo")),
             (prefix(""), &matched, "/foo", None, Some("/")),
             (regex("^/foo/([a-z]+)", r"/x/\1"), &matched, "/foo/bar/1", Some("q"), Some("/x/bar/1?q")),
             // Where Envoy leaves it out.

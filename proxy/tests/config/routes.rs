@@ -71,7 +71,7 @@ fn regex(text: &str) -> matcher::RegexMatcher {
 #[test]
 fn paths_compile_to_what_they_match() {
     let cases = [
-        (PathSpecifier::Prefix(String::new()), "Any"),
+        (PathSpecifier::Prefix(String::new()), "Prefix(\"\")"),
         (PathSpecifier::Prefix("/".into()), "Any"),
         (PathSpecifier::Prefix("/a".into()), "Prefix(\"/a\")"),
         (PathSpecifier::Path("/A".into()), "Exact(\"/A\")"),

@@ -80,7 +80,7 @@ fn route_match(at: &At<'_>, matches: &wire::RouteMatch) -> Compiled<RouteMatch> 
     let case_sensitive = flag(matches.case_sensitive.as_ref(), true);
     let text = |text: &str| -> Box<str> { if case_sensitive { text.into() } else { text.to_ascii_lowercase().into() } };
     let path = match matches.path_specifier.as_ref().ok_or_else(|| at.refuse("has no path specifier"))? {
-        PathSpecifier::Prefix(prefix) if prefix.is_empty() || prefix == "/" => PathMatch::Any,
+        PathSpecifier::Prefix(prefix) if prefix == "/" => PathMatch::Any,
         PathSpecifier::Prefix(prefix) => PathMatch::Prefix(text(prefix)),
         PathSpecifier::Path(path) => PathMatch::Exact(text(path)),
         PathSpecifier::PathSeparatedPrefix(prefix) if prefix.starts_with('/') && !prefix.ends_with('/') => {
