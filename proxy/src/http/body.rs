@@ -30,6 +30,8 @@ pub enum Kind {
     Full(Bytes),
     Http1(h1::Body),
     Http2(ResponseStream),
+    /// Broke off; the codec is told at its next look.
+    Broken(BodyFailure),
 }
 
 /// The body broke off; the codec ends the downstream's stream or connection.
@@ -53,11 +55,14 @@ impl ResponseBody {
         }
     }
 
-    fn fail(&mut self, failure: BodyFailure) -> Broken {
+    /// The codec throws away what it has not written when a body fails, so it gets a turn to write what came before.
+    fn fail(&mut self, failure: BodyFailure, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         if let Some(context) = self.context.take() {
             context.broken(failure);
         }
-        Broken(failure)
+        self.kind = Kind::Broken(failure);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Nothing to read now: look at the clocks.
@@ -67,7 +72,7 @@ impl ResponseBody {
             Expired::Request | Expired::Try => BodyFailure::Timeout,
             Expired::Idle => BodyFailure::Idle,
         };
-        Poll::Ready(Some(Err(self.fail(failure))))
+        self.fail(failure, cx)
     }
 
     fn frame(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
@@ -92,6 +97,7 @@ impl Kind {
             Self::Full(bytes) => bytes.is_empty(),
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.is_end_stream(),
+            Self::Broken(_) => false,
         }
     }
 }
@@ -103,6 +109,7 @@ impl Body for ResponseBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = self.get_mut();
         let polled = match &mut this.kind {
+            Kind::Broken(failure) => return Poll::Ready(Some(Err(Broken(*failure)))),
             Kind::Empty => Poll::Ready(None),
             Kind::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
@@ -123,7 +130,7 @@ impl Body for ResponseBody {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(this.frame(frame)))),
-            Poll::Ready(Some(Err(failure))) => Poll::Ready(Some(Err(this.fail(failure)))),
+            Poll::Ready(Some(Err(failure))) => this.fail(failure, cx),
         }
     }
 
@@ -137,6 +144,7 @@ impl Body for ResponseBody {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Http1(body) => body.size_hint(),
             Kind::Http2(body) => body.size_hint(),
+            Kind::Broken(_) => SizeHint::default(),
         }
     }
 }
