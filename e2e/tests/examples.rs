@@ -1,10 +1,16 @@
 //! Every example does what its README says.
 
-use std::{collections::BTreeMap, path::Path, process::Command, time::Instant};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use http::{Method, StatusCode};
 use pillion_e2e::{
     client::{self, Client},
+    eventually,
     mesh::Mesh,
     workspace,
 };
@@ -153,6 +159,51 @@ async fn egress_reaches_what_the_registry_names_and_an_edit_opens_it() {
     let edited = mesh.read("mesh-config.yaml").replace("REGISTRY_ONLY", "ALLOW_ANY");
     mesh.apply("mesh-config.yaml", &edited).await;
     assert_eq!(client.get(&unknown).await.expect("an answer").status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mirroring_shows_v2_half_of_the_requests_and_nobody_its_answers() {
+    let mesh = Mesh::example("mirroring").await;
+    let (outbound, copies) = (mesh.outbound("visitor"), mesh.app("product-v2", "http"));
+    assert_eq!(releases(&outbound, 400).await, BTreeMap::from([("v1".to_owned(), 400)]));
+    let seen = || async { client::get(&copies, "/count").await.json()["GET /api/products/7"].as_u64().unwrap_or(0) };
+    // 400 draws of one half: the standard deviation is 10. The last copies may still be on their way.
+    let seen = eventually("v2 sees its share", Duration::from_secs(10), || async { Some(seen().await).filter(|seen| *seen >= 140) }).await;
+    assert!(seen <= 260, "{seen} of 400 went to v2");
+
+    client::post(&copies, "/fault", r#"{"status": 500, "percent": 100, "delay_ms": 3000}"#).await;
+    let begun = Instant::now();
+    assert_eq!(releases(&outbound, 50).await, BTreeMap::from([("v1".to_owned(), 50)]));
+    assert!(begun.elapsed() < Duration::from_secs(3), "visitors wait for the mirror: {:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cors_lets_the_shops_pages_read_answers_and_no_others() {
+    let mesh = Mesh::example("cors").await;
+    let mut client = Client::new(&mesh.gateway());
+    let cases = [
+        ("https://shop.example", true),
+        ("https://cart.preview.example", true),
+        ("https://cart-2.preview.example", false),
+        ("https://cart.preview.example.evil", false),
+        ("https://evil.example", false),
+        ("http://shop.example", false),
+    ];
+    for (origin, allowed) in cases {
+        let headers = [("host", "api.example"), ("origin", origin)];
+        let answer = client.call(Method::GET, "/api/products/7", &headers, "").await.expect("an answer");
+        assert_eq!(answer.status, StatusCode::OK, "{origin}");
+        assert_eq!(answer.header("access-control-allow-origin"), if allowed { origin } else { "" }, "{origin}");
+    }
+    let ask = [("host", "api.example"), ("origin", "https://shop.example"), ("access-control-request-method", "GET")];
+    let answer = client.call(Method::OPTIONS, "/api/products/7", &ask, "").await.expect("an answer");
+    let said =
+        ["origin", "methods", "headers", "credentials"].map(|name| answer.header(&format!("access-control-allow-{name}")).to_owned());
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    assert_eq!(said, ["https://shop.example", "GET,POST", "content-type,x-cart", "true"], "{answer:?}");
+    assert_eq!(answer.header("access-control-max-age"), "600", "{answer:?}");
+    let served = client::get(&mesh.app("product-v1", "http"), "/count").await.json();
+    assert_eq!(served["OPTIONS /api/products/7"], serde_json::Value::Null, "the service was not asked: {served}");
 }
 
 #[test]
