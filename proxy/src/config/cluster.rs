@@ -157,6 +157,17 @@ pub enum UpstreamProtocol {
     Downstream,
 }
 
+impl UpstreamProtocol {
+    /// Whether a request that came in this version is sent as HTTP/2.
+    pub fn is_http2(self, downstream: http::Version) -> bool {
+        match self {
+            Self::Http1 => false,
+            Self::Http2 => true,
+            Self::Downstream => downstream == http::Version::HTTP_2,
+        }
+    }
+}
+
 /// How bytes travel to an endpoint. Part of the pool's key: a change opens new connections and drains the old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Transport {

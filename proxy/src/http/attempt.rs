@@ -317,7 +317,7 @@ fn leads_back(config: &RuntimeConfig, to: SocketAddr, here: IpAddr) -> bool {
 }
 
 impl Answer {
-    fn head(&self) -> (StatusCode, &HeaderMap) {
+    pub fn head(&self) -> (StatusCode, &HeaderMap) {
         match self {
             Self::Http1(response, _) => (response.status(), response.headers()),
             Self::Http2(response) => (response.status(), response.headers()),

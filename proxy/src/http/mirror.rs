@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use http::header::HOST;
 use http::uri::Authority;
-use http::{HeaderName, HeaderValue, Request, StatusCode, Version, request};
+use http::{HeaderName, HeaderValue, Request, request};
 use tokio::time::Instant;
 
 use super::attempt::copy;
@@ -22,7 +22,7 @@ use super::headers::{self, Fields};
 use super::path::{append_forwarded_for, authority};
 use super::plan::peer_metadata;
 use crate::balance;
-use crate::config::cluster::{ClusterKind, OpenRequest, UpstreamProtocol};
+use crate::config::cluster::{ClusterKind, OpenRequest};
 use crate::config::route_table::{Mirror, without_port};
 use crate::config::view::{WorkerCluster, WorkerEndpoint};
 use crate::connect::{Answer, Failure, Link};
@@ -80,11 +80,7 @@ pub fn begin(context: &RequestContext, mirrors: &[Mirror], head: &request::Parts
             tracing::debug!(cluster = %mirror.cluster, "too many mirrored requests are open");
             continue;
         };
-        let http2 = match cluster.cluster.protocol {
-            UpstreamProtocol::Http1 => false,
-            UpstreamProtocol::Http2 => true,
-            UpstreamProtocol::Downstream => context.version == Version::HTTP_2,
-        };
+        let http2 = cluster.cluster.protocol.is_http2(context.version);
         let Some(head) = mirrored(context, mirror, &cluster, head, http2) else { continue };
         let (body, watch) = match &context.stream {
             None => (RequestBody::EMPTY, None),
@@ -172,10 +168,9 @@ fn count(endpoint: &WorkerEndpoint, failed: bool) {
 
 /// Read an answer to its end, so that its connection can be used again; whether it was a failure.
 async fn finish(answer: Answer, endpoint: &WorkerEndpoint, cluster: &WorkerCluster, watch: Option<&Watch>) -> bool {
-    let failed = |status: StatusCode| status.is_server_error();
+    let failed = answer.head().0.is_server_error();
     match answer {
         Answer::Http1(response, sender) => {
-            let status = response.status();
             let mut body = response.into_body();
             while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
                 if frame.is_err() {
@@ -186,19 +181,17 @@ async fn finish(answer: Answer, endpoint: &WorkerEndpoint, cluster: &WorkerClust
             if watch.is_none_or(Watch::is_over) {
                 endpoint.pool.give_back(sender, &cluster.cluster, Instant::now());
             }
-            failed(status)
         }
         Answer::Http2(response) => {
-            let status = response.status();
             let mut body = response.into_body();
             while let Some(frame) = poll_fn(|cx| body.poll_frame(cx)).await {
                 if frame.is_err() {
                     return true;
                 }
             }
-            failed(status)
         }
     }
+    failed
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use super::mirror;
 use super::path::{Outcome, authority, look, set_path, set_server};
 use super::server::{Incoming, PendingTunnel};
 use super::upgrade;
-use crate::config::cluster::{ClusterKind, UpstreamProtocol};
+use crate::config::cluster::ClusterKind;
 use crate::config::listener::Direction;
 use crate::config::route_table::{
     Forward, GrpcTimeout, HeaderMutations, HostRewrite, RetryPolicy, Route, RouteTable, VirtualHost, WeightedCluster,
@@ -78,12 +78,7 @@ impl<'v> Plan<'v> {
         let may_retry = policy.as_deref().is_some_and(|policy| self.may_retry(policy, &head, context.grpc));
         let expected = self.limit(context, policy.as_deref().filter(|_| may_retry), asked.as_ref(), &head);
         let policy = policy.filter(|_| may_retry);
-        let http2 = !upgrade
-            && match cluster.cluster.protocol {
-                UpstreamProtocol::Http1 => false,
-                UpstreamProtocol::Http2 => true,
-                UpstreamProtocol::Downstream => context.version == Version::HTTP_2,
-            };
+        let http2 = !upgrade && cluster.cluster.protocol.is_http2(context.version);
         let dynamic = matches!(cluster.cluster.kind, ClusterKind::DynamicForwardProxy);
         let name = dynamic.then(|| authority(&head).into());
         if mutate::asks_for_request(&self.mutations(weighted, Side::Response)) {
