@@ -8,6 +8,7 @@ pub mod client;
 pub mod mesh;
 pub mod metrics;
 pub mod peers;
+pub mod planes;
 
 use std::{
     path::PathBuf,

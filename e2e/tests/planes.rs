@@ -17,11 +17,13 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
-use pillion_e2e::{client, client::Client, eventually, mesh::write_by_rename};
-use tokio::{
-    net::TcpListener,
-    process::{Child, Command},
+use pillion_e2e::{
+    client,
+    client::Client,
+    eventually,
+    planes::{Planes, Sidecar},
 };
+use tokio::{net::TcpListener, process::Command};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -35,10 +37,6 @@ async fn backend() -> SocketAddr {
         }
     });
     address
-}
-
-async fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
 fn yaml(backend: SocketAddr, mark: &str) -> String {
@@ -67,114 +65,34 @@ spec:
     )
 }
 
-struct Planes {
-    home: tempfile::TempDir,
-    xds: String,
-    api: String,
-    proxy_port: u16,
-    admin: String,
-}
-
-impl Planes {
-    async fn new(backend: SocketAddr) -> Self {
-        let home = tempfile::tempdir().expect("a temporary folder");
-        fs::create_dir(home.path().join("config")).expect("a fresh folder");
-        fs::write(home.path().join("config/hello.yaml"), yaml(backend, "one")).expect("writable");
-        let address = |port: u16| format!("127.0.0.1:{port}");
-        Self {
-            home,
-            xds: address(free_port().await),
-            api: address(free_port().await),
-            proxy_port: free_port().await,
-            admin: address(free_port().await),
+async fn obeys(planes: &Planes, sidecar: &Sidecar, mark: &str) {
+    let begun = Instant::now();
+    loop {
+        let answer = Client::new(&sidecar.outbound).get("http://hello.example/").await;
+        match answer {
+            Ok(answer) if answer.status == StatusCode::OK && answer.header("x-mark") == mark => return,
+            other => assert!(begun.elapsed() < SOON, "no {mark}: {other:?}\n{}", planes.logs()),
         }
-    }
-
-    fn spawn(&self, binary: &str, arguments: &[&str]) -> Child {
-        let log =
-            fs::OpenOptions::new().create(true).append(true).open(self.home.path().join(format!("{binary}.log"))).expect("a log file");
-        let child = Command::new(pillion_e2e::binary(binary))
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn();
-        child.expect("the binary starts")
-    }
-
-    fn control_plane(&self) -> Child {
-        let config = self.path("config");
-        self.spawn("pillion-control-plane", &["--config", &config, "--xds", &self.xds, "--api", &self.api, "--metrics", "127.0.0.1:0"])
-    }
-
-    fn proxy(&self) -> Child {
-        let (state, port) = (self.path("state"), self.proxy_port.to_string());
-        let arguments = [
-            "--xds",
-            &self.xds,
-            "--name",
-            "hello-client-0",
-            "--namespace",
-            "default",
-            "--workload",
-            "hello-client",
-            "--http-proxy-port",
-            &port,
-            "--admin",
-            &self.admin,
-            "--status",
-            "127.0.0.1:0",
-            "--state-dir",
-            &state,
-        ];
-        self.spawn("pillion-proxy", &arguments)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.home.path().join(name).to_string_lossy().into_owned()
-    }
-
-    fn log(&self, binary: &str) -> String {
-        fs::read_to_string(self.home.path().join(format!("{binary}.log"))).unwrap_or_default()
-    }
-
-    async fn obeys(&self, mark: &str) {
-        let proxy = format!("127.0.0.1:{}", self.proxy_port);
-        let begun = Instant::now();
-        loop {
-            let answer = Client::new(&proxy).get("http://hello.example/").await;
-            match answer {
-                Ok(answer) if answer.status == StatusCode::OK && answer.header("x-mark") == mark => return,
-                other => {
-                    assert!(
-                        begun.elapsed() < SOON,
-                        "no {mark}: {other:?}\n{}\n{}",
-                        self.log("pillion-proxy"),
-                        self.log("pillion-control-plane")
-                    );
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_notices_that_the_control_plane_was_killed_and_came_back() {
     let backend = backend().await;
-    let planes = Planes::new(backend).await;
+    let planes = Planes::new().await;
+    planes.write("hello.yaml", &yaml(backend, "one"));
+    let sidecar = planes.sidecar("hello-client").await;
     let mut control = planes.control_plane();
-    let mut proxy = planes.proxy();
-    planes.obeys("one").await;
+    let mut proxy = planes.proxy(&sidecar);
+    obeys(&planes, &sidecar, "one").await;
     eventually("the proxy keeps a copy of its configuration", SOON, || async {
-        fs::read_dir(planes.path("state")).ok()?.next().map(|_| ())
+        fs::read_dir(planes.path("state-hello-client")).ok()?.next().map(|_| ())
     })
     .await;
 
     control.kill().await.expect("the control plane dies");
-    let address = format!("127.0.0.1:{}", planes.proxy_port);
-    let mut kept = Client::new(&address);
+    let mut kept = Client::new(&sidecar.outbound);
     for _ in 0..100 {
         let answer = kept.get("http://hello.example/").await.expect("an answer without a control plane");
         assert_eq!(answer.status, StatusCode::OK);
@@ -182,17 +100,17 @@ async fn no_request_notices_that_the_control_plane_was_killed_and_came_back() {
 
     // A proxy that starts while the control plane is away serves its last good configuration and says that it is old.
     proxy.kill().await.expect("the proxy dies");
-    let _proxy = planes.proxy();
-    planes.obeys("one").await;
+    let _proxy = planes.proxy(&sidecar);
+    obeys(&planes, &sidecar, "one").await;
     let stale = || async {
-        let text = client::get(&planes.admin, "/stats/prometheus").await.text();
+        let text = client::get(&sidecar.admin, "/stats/prometheus").await.text();
         text.lines().find(|line| line.starts_with("pillion_config_stale")).and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
     };
     assert_eq!(stale().await, Some(1.0), "the gauge says that the configuration is from disk");
 
-    write_by_rename(&planes.home.path().join("config/hello.yaml"), &yaml(backend, "two"));
+    planes.write("hello.yaml", &yaml(backend, "two"));
     let _control = planes.control_plane();
-    planes.obeys("two").await;
+    obeys(&planes, &sidecar, "two").await;
     eventually("the gauge says that the configuration is fresh", SOON, || async { (stale().await == Some(0.0)).then_some(()) }).await;
 }
 
