@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use path_support::*;
 use pillion_proxy::config::cluster::UpstreamProtocol;
+use pillion_proxy::config::expression::unanchored;
 use pillion_proxy::config::listener::{Direction, HttpManager};
 use pillion_proxy::config::route_table::{
     Cors, CorsList, DirectResponse, Fault, FaultAbort, Forward, Fraction, GrpcTimeout, Mirror, PathMatch, PathRewrite, RouteAction,
-    TextMatch, ascii, substitution,
+    TextMatch, substitution,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -242,7 +243,7 @@ async fn browsers_are_answered_as_envoy_answers_them() {
 async fn a_rewrite_by_expression_keeps_the_query() {
     let upstream = Upstream::mirror().await;
     let proxy = Plan::to(H1, &[upstream.address], |forward| {
-        let expression = ascii("^/re/([^/]+)(.*)$").unwrap();
+        let expression = unanchored("^/re/([^/]+)(.*)$").unwrap();
         forward.path = PathRewrite::Regex { expression, substitution: substitution(r"\2/\1-\0") };
     })
     .start();

@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod compile;
 pub mod disk;
+pub mod expression;
 pub mod files;
 pub mod journal;
 pub mod listener;

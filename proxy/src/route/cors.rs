@@ -78,7 +78,8 @@ pub fn allow(policy: &Cors, origin: &HeaderValue, headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::route_table::{Fraction, TextMatch, anchored};
+    use crate::config::expression::anchored;
+    use crate::config::route_table::{Fraction, TextMatch};
     use http::Uri;
 
     fn policy(origins: Vec<TextMatch>) -> Cors {

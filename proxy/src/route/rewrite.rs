@@ -56,13 +56,13 @@ pub fn to_path(bytes: Bytes) -> Option<PathAndQuery> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::route_table::{anchored, substitution};
-    use regex::bytes::Regex;
+    use crate::config::expression::{anchored, unanchored};
+    use crate::config::route_table::substitution;
 
     #[test]
     fn rewrites_replace_what_matched_and_keep_the_query() {
         let prefix = |text: &str| PathRewrite::Prefix(text.into());
-        let regex = |from: &str, to: &str| PathRewrite::Regex { expression: Regex::new(from).unwrap(), substitution: substitution(to) };
+        let regex = |from: &str, to: &str| PathRewrite::Regex { expression: unanchored(from).unwrap(), substitution: substitution(to) };
         let matched = PathMatch::Prefix("/foo".into());
         let cases = [
             (prefix("/"), &matched, "/foo/bar", None, Some("//bar")),

@@ -196,7 +196,8 @@ pub fn weighted(clusters: &WeightedClusters, random: u64) -> Option<&WeightedClu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::route_table::{Forward, Fraction, HeaderMutations, RouteAction, anchored};
+    use crate::config::expression::anchored;
+    use crate::config::route_table::{Forward, Fraction, HeaderMutations, RouteAction};
     use http::{Method, Uri};
 
     fn head_with<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Head<'a> {

@@ -4,6 +4,7 @@
 //! Out: compiled values, bounded and checked.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,10 +19,9 @@ use prost::{Message, Name};
 use regex::bytes::Regex;
 
 use super::at::{At, Compiled, refuse_set};
+use crate::config::expression::{anchored, unanchored};
 use crate::config::listener::Http2Settings;
-use crate::config::route_table::{
-    AppendAction, Fraction, HeaderAddition, HeaderKey, HeaderMatch, HeaderMutations, TextMatch, ValueMatch, anchored, ascii,
-};
+use crate::config::route_table::{AppendAction, Fraction, HeaderAddition, HeaderKey, HeaderMatch, HeaderMutations, TextMatch, ValueMatch};
 use crate::route::template::Template;
 
 /// The longest expression or literal of a matcher, in bytes.
@@ -113,17 +113,17 @@ pub(super) fn fraction(at: &At<'_>, value: &types::FractionalPercent) -> Compile
     Ok(Fraction { numerator: value.numerator, denominator })
 }
 
-pub(super) fn regex(at: &At<'_>, value: &matcher::RegexMatcher) -> Compiled<Regex> {
+pub(super) fn regex(at: &At<'_>, value: &matcher::RegexMatcher) -> Compiled<Arc<Regex>> {
     expression(at, &value.regex)?;
     anchored(&value.regex).map_err(|error| at.field("regex").refuse(regex_reason(&value.regex, &error)))
 }
 
 /// Expression and substitution of a rewrite: unanchored, every match is replaced.
-pub(super) fn regex_rewrite(at: &At<'_>, value: &matcher::RegexMatchAndSubstitute) -> Compiled<(Regex, Bytes)> {
+pub(super) fn regex_rewrite(at: &At<'_>, value: &matcher::RegexMatchAndSubstitute) -> Compiled<(Arc<Regex>, Bytes)> {
     let pattern_at = at.field("pattern");
     let pattern = value.pattern.as_ref().ok_or_else(|| pattern_at.refuse("is missing"))?;
     expression(&pattern_at, &pattern.regex)?;
-    let built = ascii(&pattern.regex).map_err(|error| pattern_at.field("regex").refuse(regex_reason(&pattern.regex, &error)))?;
+    let built = unanchored(&pattern.regex).map_err(|error| pattern_at.field("regex").refuse(regex_reason(&pattern.regex, &error)))?;
     if !is_substitution(&value.substitution, built.captures_len()) {
         return Err(at.field("substitution").refuse(format_args!("{:?} names no group of the expression", value.substitution)));
     }
