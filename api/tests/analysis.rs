@@ -549,8 +549,13 @@ fn a_sidecar_that_imports_nothing_or_declares_an_unknown_port_says_so() {
         ),
         case!(
             "a port of nobody",
-            "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: s}\nspec: {workloadSelector: {labels: {version: v1}}, ingress: [{port: {number: 8080, protocol: HTTP, name: http}}]}",
-            [(code::UNKNOWN_INGRESS_PORT, "spec.ingress[0].port", ["no workload of this Sidecar has a port 8080", "their ports are 80"])]
+            "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: s}\nspec: {workloadSelector: {labels: {version: v1}}, ingress: [{port: {number: 80, protocol: HTTP, name: http}}, {port: {number: 8080, protocol: HTTP, name: http}}]}",
+            [(code::UNKNOWN_INGRESS_PORT, "spec.ingress[1].port", ["no workload of this Sidecar has a port 8080", "their ports are 80"])]
+        ),
+        case!(
+            "a port that a service leads to, and nobody listens on",
+            "apiVersion: v1\nkind: Service\nmetadata: {name: w}\nspec: {selector: {app: w}, ports: [{port: 80, name: http}, {port: 90, name: http-two, targetPort: two}]}\n---\napiVersion: pillion.io/v1alpha1\nkind: Workload\nmetadata: {name: w, labels: {app: w}}\nspec: {command: [./x], ports: [{name: http, containerPort: 80}, {name: two, containerPort: 81}, {name: three, containerPort: 82}]}\n---\napiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: s}\nspec: {workloadSelector: {labels: {app: w}}, ingress: [{port: {number: 80, protocol: HTTP, name: http}}]}",
+            [(code::UNDECLARED_PORT, "spec.ingress", ["port 81 has no inbound listener", "service w leads to it", "number: 81"])]
         ),
     ]);
 }

@@ -57,6 +57,7 @@ pub mod code {
     pub const UNKNOWN_ACCOUNT: &str = "PLN2505";
     pub const IMPORTS_NOTHING: &str = "PLN2506";
     pub const UNKNOWN_INGRESS_PORT: &str = "PLN2507";
+    pub const UNDECLARED_PORT: &str = "PLN2508";
     pub const PORT_COLLISION: &str = "PLN2601";
     pub const UNKNOWN_DEPLOYMENT: &str = "PLN2602";
     pub const UNKNOWN_TARGET_PORT: &str = "PLN2603";

@@ -2,8 +2,10 @@
 //!
 //! In:  Sidecars, services, VirtualServices, workloads. Out: warnings.
 
+use std::collections::{BTreeMap, HashSet};
+
 use super::{Draft, Report, code, listed};
-use crate::effective::{EgressHosts, ResolvedWorkload, Scoped, selects};
+use crate::effective::{EgressHosts, MeshService, ResolvedWorkload, TargetPort, WorkloadPort};
 use crate::host;
 use crate::kinds::Sidecar;
 use crate::object::Kind;
@@ -51,16 +53,46 @@ fn egress(report: &mut Report<'_>, item: Of<'_, Sidecar>) {
     }
 }
 
+/// Ports that services lead to and that are not declared: a Sidecar with `ingress` replaces all inbound listeners.
+fn undeclared(report: &mut Report<'_>, item: Of<'_, Sidecar>, workloads: &[&ResolvedWorkload]) {
+    let declared: HashSet<u32> = item.spec.ingress.iter().filter_map(|listener| Some(listener.port.as_ref()?.number)).collect();
+    let effective = report.effective;
+    let mut missing: BTreeMap<u32, &MeshService> = BTreeMap::new();
+    for workload in workloads {
+        for service in effective.services().iter().filter(|service| service.selects(&workload.namespace, &workload.labels)) {
+            let leads = |own: &&WorkloadPort| {
+                service.ports.iter().any(|port| match &port.target_port {
+                    TargetPort::Number(number) => *number == own.container_port,
+                    TargetPort::Name(name) => *name == own.name,
+                })
+            };
+            for own in workload.ports.iter().filter(leads).filter(|own| !declared.contains(&own.container_port)) {
+                missing.entry(own.container_port).or_insert(service);
+            }
+        }
+    }
+    for (port, service) in missing {
+        let message = format!(
+            "port {port} has no inbound listener, and service {} leads to it: such requests are answered 503 (flag UF)",
+            service.name
+        );
+        let help = format!("add `- port: {{number: {port}, …}}`: `ingress` stands in the place of what services say");
+        report.add(Draft::warning(code::UNDECLARED_PORT, item.object, "spec.ingress", message).help(help));
+    }
+}
+
 /// Declared ports that no workload has: neither is there an application, nor does anybody know where to send requests.
 fn ingress(report: &mut Report<'_>, item: Of<'_, Sidecar>) {
     if !report.scope.workloads || item.spec.ingress.is_empty() {
         return;
     }
-    let here = |workload: &&ResolvedWorkload| {
-        let wanted = item.spec.selector();
-        !workload.gateway && workload.namespace == item.namespace() && wanted.is_none_or(|wanted| selects(wanted, &workload.labels))
+    let effective = report.effective;
+    let follows = |workload: &&ResolvedWorkload| {
+        let sidecar = effective.sidecar(&workload.namespace, &workload.labels);
+        !workload.gateway && sidecar.is_some_and(|sidecar| sidecar.index == item.index)
     };
-    let workloads: Vec<&ResolvedWorkload> = report.effective.workloads().iter().filter(here).collect();
+    let workloads: Vec<&ResolvedWorkload> = effective.workloads().iter().filter(follows).collect();
+    undeclared(report, item, &workloads);
     let mut known: Vec<u32> = workloads.iter().flat_map(|workload| &workload.ports).map(|port| port.container_port).collect();
     known.sort_unstable();
     known.dedup();

@@ -84,6 +84,6 @@ message! {
         "protocol" protocol: String, enforced;
         "name" name: String, enforced;
         /// Deprecated.
-        "targetPort" target_port: u32, pending;
+        "targetPort" target_port: u32, inert;
     }
 }
