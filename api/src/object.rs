@@ -119,7 +119,7 @@ kinds! {
     ServiceEntry service_entry NETWORKING, ["v1", "v1beta1", "v1alpha3"], false, true, Status::Enforced;
     WorkloadEntry workload_entry NETWORKING, ["v1", "v1beta1", "v1alpha3"], false, true, Status::NotYetEnforced;
     WorkloadGroup workload_group NETWORKING, ["v1", "v1beta1", "v1alpha3"], false, true, Status::NotYetEnforced;
-    Sidecar sidecar NETWORKING, ["v1", "v1beta1", "v1alpha3"], false, true, Status::NotYetEnforced;
+    Sidecar sidecar NETWORKING, ["v1", "v1beta1", "v1alpha3"], false, true, Status::Enforced;
     ProxyConfig proxy_config NETWORKING, ["v1", "v1beta1", "v1alpha3"], false, true, Status::NotYetEnforced;
     PeerAuthentication peer_authentication SECURITY, ["v1", "v1beta1"], false, true, Status::NotYetEnforced;
     RequestAuthentication request_authentication SECURITY, ["v1", "v1beta1"], false, true, Status::NotYetEnforced;

@@ -519,3 +519,43 @@ fn ten_thousand_virtual_services_over_a_thousand_services_take_seconds() {
     assert!(took.as_secs() < limit, "{took:?}");
     println!("{} documents in {took:?}", checked.documents);
 }
+
+#[test]
+fn a_sidecar_that_imports_nothing_or_declares_an_unknown_port_says_so() {
+    run(&[
+        case!(
+            "what is there, is allowed to be empty, or is taken away",
+            "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: s}\nspec: {egress: [{hosts: ['./*', 'team/far.team.svc.cluster.local', 'istio-system/*', '~none/*', '*/*.team.svc.cluster.local']}], ingress: [{port: {number: 80, protocol: HTTP, name: http}}]}",
+            []
+        ),
+        case!(
+            "hosts of nothing",
+            "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: s}\nspec: {egress: [{hosts: ['./reviews', './far.team.svc.cluster.local', 'nowhere/*', 'team/fra.team.svc.cluster.local', './*']}]}",
+            [
+                (code::IMPORTS_NOTHING, "spec.egress[0].hosts[0]", ["write the whole name: `./reviews.default.svc.cluster.local`"]),
+                (
+                    code::IMPORTS_NOTHING,
+                    "spec.egress[0].hosts[1]",
+                    ["`./far.team.svc.cluster.local` imports nothing", "`team/far.team.svc.cluster.local`"]
+                ),
+                (code::IMPORTS_NOTHING, "spec.egress[0].hosts[2]", ["`nowhere/*` imports nothing"]),
+                (code::IMPORTS_NOTHING, "spec.egress[0].hosts[3]", ["did you mean `far`?"])
+            ]
+        ),
+        case!(
+            "a host that only a VirtualService has, and every proxy's own namespace",
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v}\nspec: {hosts: [old.example.com], http: [{route: [{destination: {host: reviews}}]}]}\n---\napiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: s}\nspec: {egress: [{hosts: ['./old.example.com']}]}\n---\napiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: r, namespace: istio-system}\nspec: {egress: [{hosts: ['./*']}]}",
+            []
+        ),
+        case!(
+            "a port of nobody",
+            "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: s}\nspec: {workloadSelector: {labels: {version: v1}}, ingress: [{port: {number: 80, protocol: HTTP, name: http}}, {port: {number: 8080, protocol: HTTP, name: http}}]}",
+            [(code::UNKNOWN_INGRESS_PORT, "spec.ingress[1].port", ["no workload of this Sidecar has a port 8080", "their ports are 80"])]
+        ),
+        case!(
+            "a port that a service leads to, and nobody listens on",
+            "apiVersion: v1\nkind: Service\nmetadata: {name: w}\nspec: {selector: {app: w}, ports: [{port: 80, name: http}, {port: 90, name: http-two, targetPort: two}]}\n---\napiVersion: pillion.io/v1alpha1\nkind: Workload\nmetadata: {name: w, labels: {app: w}}\nspec: {command: [./x], ports: [{name: http, containerPort: 80}, {name: two, containerPort: 81}, {name: three, containerPort: 82}]}\n---\napiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: s}\nspec: {workloadSelector: {labels: {app: w}}, ingress: [{port: {number: 80, protocol: HTTP, name: http}}]}",
+            [(code::UNDECLARED_PORT, "spec.ingress", ["port 81 has no inbound listener", "service w leads to it", "number: 81"])]
+        ),
+    ]);
+}

@@ -208,3 +208,68 @@ fn an_edit_of_what_a_workload_entry_says_of_itself_reaches_those_who_select_it()
         (before, world) = (after, next);
     }
 }
+
+fn sidecar(hosts: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: s}}\n\
+         spec: {{workloadSelector: {{labels: {{app: client}}}}, egress: [{{hosts: [{hosts}]}}]}}\n---\n"
+    )
+}
+
+const REVIEWS: &str = "'./reviews.default.svc.cluster.local'";
+
+#[test]
+fn what_a_sidecar_hides_touches_nobody_it_is_hidden_from() {
+    let translator = world::translator().0;
+    let text = SERVICES.to_owned() + &sidecar(REVIEWS);
+    let first = build(1, objects(&text), None);
+    let (client, other) = (node(&first, "client as pillion"), node(&first, "reviews as pillion"));
+    let before = (translator.translate(&first, &client), translator.translate(&first, &other));
+    assert!(before.0.get(ResourceType::Cluster, "outbound|80||ratings.default.svc.cluster.local").is_none());
+
+    let hidden = text.replace("{app: ratings}, ports: [{name: http, port: 80}]", "{app: ratings}, ports: [{name: http, port: 81}]");
+    assert_ne!(hidden, text);
+    let second = build(2, objects(&hidden), Some(&first));
+    let after = translator.translate(&second, &client);
+    assert_eq!(changed(&before.0, &after), Vec::<String>::new());
+    for kind in [ResourceType::Cluster, ResourceType::Endpoint, ResourceType::NameTable] {
+        assert!(std::ptr::eq(before.0.of(kind), after.of(kind)), "{kind} was made again");
+    }
+    assert_ne!(changed(&before.1, &translator.translate(&second, &other)), Vec::<String>::new());
+    // A rule for something hidden, too.
+    let rule = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: ratings}\n\
+                spec: {hosts: [ratings], http: [{route: [{destination: {host: ratings}}], timeout: 1s}]}\n---\n";
+    let third = build(3, objects(&(hidden + rule)), Some(&second));
+    assert_eq!(changed(&after, &translator.translate(&third, &client)), Vec::<String>::new());
+}
+
+#[test]
+fn a_sidecar_that_comes_changes_or_goes_reaches_whom_it_selects() {
+    let translator = world::translator().0;
+    let texts = [String::new(), sidecar(REVIEWS), sidecar("'./*'"), String::new()];
+    let mut previous = None;
+    let mut held: Vec<(Arc<NodeConfig>, Arc<NodeConfig>)> = Vec::new();
+    for (at, sidecar) in texts.iter().enumerate() {
+        let world = build(at as u64 + 1, objects(&(SERVICES.to_owned() + sidecar)), previous.as_deref());
+        let configs = |who: &str| translator.translate(&world, &node(&world, who));
+        held.push((configs("client as pillion"), configs("reviews as pillion")));
+        previous = Some(world);
+    }
+    let of_ratings = [
+        "cds outbound|80||ratings.default.svc.cluster.local",
+        "eds outbound|80||ratings.default.svc.cluster.local",
+        "vhds 80/ratings.default.svc.cluster.local:80",
+        "vhds http_proxy/ratings.default.svc.cluster.local:80",
+    ];
+    for pair in held.windows(2) {
+        assert_eq!(changed(&pair[0].1, &pair[1].1), Vec::<String>::new(), "nobody else is concerned");
+    }
+    for pair in [(0, 1), (1, 2)] {
+        let all = changed(&held[pair.0].0, &held[pair.1].0);
+        let mut named: Vec<&str> = all.iter().map(String::as_str).filter(|name| !name.starts_with("nds")).collect();
+        named.sort_unstable();
+        assert_eq!(named, of_ratings, "{pair:?}: {all:?}");
+        assert_eq!(all.len(), 5, "and the name table: {all:?}");
+    }
+    assert_eq!(changed(&held[2].0, &held[3].0), Vec::<String>::new(), "everything of one namespace is everything there is");
+}

@@ -210,6 +210,37 @@ async fn envoy_and_our_proxy_route_alike_from_the_same_files_and_follow_an_edit(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn envoy_and_our_proxy_see_what_a_sidecar_shows_and_take_requests_where_it_says() {
+    let bench = Bench::start("canary").await;
+    // The visitor's own program would ask either release.
+    let application = bench.mesh.app("product-v2", "http");
+    let hidden = "apiVersion: v1\nkind: Service\nmetadata: {name: hidden, namespace: far}\nspec: {ports: [{name: http, port: 80}]}\n---\n";
+    let sidecar = format!(
+        "{hidden}apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: visitor}}\nspec:\n  \
+         workloadSelector: {{labels: {{app: visitor}}}}\n  egress: [{{hosts: [\"./*\"]}}]\n  outboundTrafficPolicy: {{mode: REGISTRY_ONLY}}\n  \
+         ingress: [{{port: {{number: 9080, protocol: HTTP, name: http}}, defaultEndpoint: \"{application}\"}}]\n"
+    );
+    let answers = async |proxy: &FromFiles| {
+        let status = async |url: &str| Client::new(&proxy.outbound).get(url).await.map(|answer| answer.status.as_u16());
+        let mut second = 0;
+        for _ in 0..8 {
+            second += usize::from(client::get(&proxy.inbound, "/api/products/7").await.text().contains("\"v2\""));
+        }
+        (status("http://hidden.far/").await, status("http://product-service/api/products/7").await, second == 8)
+    };
+    for (text, want) in [(hidden, (Ok(503), Ok(200), false)), (&sidecar, (Ok(502), Ok(200), true))] {
+        bench.mesh.write("sidecar.yaml", text);
+        for proxy in &bench.proxies {
+            bench.translate(&proxy.out, &proxy.outbound, &proxy.inbound, &proxy.admin).await;
+            eventually(&format!("{} answers {want:?}:\n{}", proxy.name, proxy.says()), WITHIN, || async {
+                (answers(proxy).await == want).then_some(())
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_broken_or_has_what_we_lack_keeps_the_last_good_version_in_force() {
     let bench = Bench::start("canary").await;
     let proxy = &bench.proxies[0];

@@ -11,6 +11,7 @@ mod notes;
 mod routes;
 mod rules;
 mod selectors;
+mod sidecars;
 mod subsume;
 mod workloads;
 
@@ -54,6 +55,9 @@ pub mod code {
     pub const SECOND_SELECTING: &str = "PLN2503";
     pub const IGNORED_SELECTOR: &str = "PLN2504";
     pub const UNKNOWN_ACCOUNT: &str = "PLN2505";
+    pub const IMPORTS_NOTHING: &str = "PLN2506";
+    pub const UNKNOWN_INGRESS_PORT: &str = "PLN2507";
+    pub const UNDECLARED_PORT: &str = "PLN2508";
     pub const PORT_COLLISION: &str = "PLN2601";
     pub const UNKNOWN_DEPLOYMENT: &str = "PLN2602";
     pub const UNKNOWN_TARGET_PORT: &str = "PLN2603";
@@ -82,6 +86,7 @@ pub fn analyze(effective: &Effective, invalid: &[ObjectRef]) -> Vec<Finding> {
     rules::check(&mut report);
     gateways::check(&mut report);
     selectors::check(&mut report);
+    sidecars::check(&mut report);
     workloads::check(&mut report);
     notes::check(&mut report);
     group_notes(report.findings)

@@ -3,10 +3,11 @@
 //! In:  an [`ObjectSet`] and the mesh's settings; then a client, or a gateway server.
 //! Out: for a sidecar one VirtualService per host (never merged); for a gateway merged routes; each as positions into the objects.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::delegates::{self, Merged};
 use super::mesh::Mesh;
+use super::sidecars::EgressHosts;
 use super::visibility::{ExportTo, Reach};
 use crate::host::{self, HostIndex};
 use crate::kinds::gateway::Gateway;
@@ -95,13 +96,29 @@ impl VirtualServices {
         all
     }
 
-    fn for_host(&self, client_namespace: &str, host: &str) -> Option<ObjectIndex> {
-        self.mesh.matching(host).find_map(|bucket| first_seen(bucket, client_namespace))
+    fn for_host(&self, client_namespace: &str, host: &str, among: Among<'_>) -> Option<ObjectIndex> {
+        self.mesh.matching(host).find_map(|bucket| first_seen(bucket, client_namespace, among))
     }
 
     /// Those that have this very host, the first to ask in front.
-    fn written_for(&self, client_namespace: &str, host: &str) -> Vec<ObjectIndex> {
-        sorted(self.mesh.exact(host).into_iter().flatten(), client_namespace)
+    fn written_for(&self, client_namespace: &str, host: &str, among: Among<'_>) -> Vec<ObjectIndex> {
+        sorted(self.mesh.exact(host).into_iter().flatten().filter(|c| is_among(c, among)), client_namespace)
+    }
+
+    /// Those for sidecars that a client sees and an egress listener imports.
+    pub fn imported(&self, client_namespace: &str, hosts: &EgressHosts) -> BTreeSet<ObjectIndex> {
+        let candidates = self.mesh_hosts.iter().flat_map(|host| self.mesh.exact(host).into_iter().flatten().map(move |c| (host, c)));
+        let seen = candidates.filter(|(host, c)| c.export_to.visible_in(client_namespace) && hosts.takes_route(host, &c.namespace));
+        seen.map(|(_, c)| c.index).collect()
+    }
+
+    /// The hosts of some VirtualServices for sidecars, as far as the client sees them; the most specific first.
+    pub fn hosts_among(&self, client_namespace: &str, among: &BTreeSet<ObjectIndex>) -> Vec<&str> {
+        let seen = |host: &&str| {
+            let bucket = self.mesh.exact(host);
+            bucket.is_some_and(|bucket| first_seen(bucket, client_namespace, Some(among)).is_some())
+        };
+        self.mesh_hosts.iter().map(String::as_str).filter(seen).collect()
     }
 
     fn on_gateway(&self, gateway: &str, client_namespace: &str) -> Vec<ObjectIndex> {
@@ -118,9 +135,17 @@ fn sorted<'a>(candidates: impl Iterator<Item = &'a Candidate>, client_namespace:
 }
 
 /// Private before exported by name before public, then the oldest.
-fn first_seen(bucket: &[Candidate], client_namespace: &str) -> Option<ObjectIndex> {
-    let seen = bucket.iter().filter_map(|c| Some((c.export_to.reach(&c.namespace, client_namespace)?, c.index)));
+fn first_seen(bucket: &[Candidate], client_namespace: &str, among: Among<'_>) -> Option<ObjectIndex> {
+    let admitted = bucket.iter().filter(|c| is_among(c, among));
+    let seen = admitted.filter_map(|c| Some((c.export_to.reach(&c.namespace, client_namespace)?, c.index)));
     seen.min().map(|(_, index)| index)
+}
+
+/// What a Sidecar lets through; `None`: everything.
+type Among<'a> = Option<&'a BTreeSet<ObjectIndex>>;
+
+fn is_among(candidate: &Candidate, among: Among<'_>) -> bool {
+    among.is_none_or(|among| among.contains(&candidate.index))
 }
 
 /// The gateways a VirtualService is bound to: `mesh`, or `namespace/name`; each once. None written means `mesh`.
@@ -206,19 +231,29 @@ impl super::Effective {
     /// The one VirtualService for a host (normal form, a service's or not) that sidecars in `client_namespace` follow: the most specific host
     /// among those the client sees; of equals private ones first, then those exported by name, then the oldest. None are merged.
     pub fn virtual_service(&self, client_namespace: &str, host: &str) -> Option<Of<'_, VirtualService>> {
-        self.routes().for_host(client_namespace, host).map(|index| self.set().at(index))
+        self.routes().for_host(client_namespace, host, None).map(|index| self.set().at(index))
     }
 
     /// As [`Effective::virtual_service`](super::Effective::virtual_service), with its routes for a client. Of several that have this very host, the
     /// first with any route for the client counts: one without any takes the host from nobody. Source: `buildSidecarVirtualHostsForVirtualService`.
     pub fn routes_for(&self, client: &RouteClient<'_>, host: &str) -> Option<(Of<'_, VirtualService>, Vec<RouteRef>)> {
+        self.routes_among(client, host, None)
+    }
+
+    /// As [`Effective::routes_for`](super::Effective::routes_for), among the VirtualServices that a Sidecar lets through (`None`: all).
+    pub fn routes_among(
+        &self,
+        client: &RouteClient<'_>,
+        host: &str,
+        among: Option<&BTreeSet<ObjectIndex>>,
+    ) -> Option<(Of<'_, VirtualService>, Vec<RouteRef>)> {
         let with_routes = |index| {
             let item = self.set().at(index);
             (item, self.http_routes(item, client))
         };
-        let written = self.routes().written_for(client.namespace, host).into_iter().map(with_routes);
+        let written = self.routes().written_for(client.namespace, host, among).into_iter().map(with_routes);
         let best = written.into_iter().find(|(_, routes)| !routes.is_empty());
-        best.or_else(|| self.routes().for_host(client.namespace, host).map(with_routes))
+        best.or_else(|| self.routes().for_host(client.namespace, host, among).map(with_routes))
     }
 
     /// Hosts of mesh VirtualServices behind which the client sees no service, most specific first, each with the VirtualService a client in this
@@ -230,7 +265,7 @@ impl super::Effective {
                 continue;
             }
             if let Some(bucket) = self.routes().mesh.exact(name)
-                && let Some(index) = first_seen(bucket, client_namespace)
+                && let Some(index) = first_seen(bucket, client_namespace, None)
             {
                 found.push((name.as_str(), self.set().at(index)));
             }
@@ -249,7 +284,7 @@ impl super::Effective {
     }
 
     /// Its rules, those of its delegates in place.
-    fn http_rules<'s>(&'s self, item: Of<'s, VirtualService>) -> &'s [HttpRoute] {
+    pub(super) fn http_rules<'s>(&'s self, item: Of<'s, VirtualService>) -> &'s [HttpRoute] {
         self.merged(item).map_or(&item.spec.http, |merged| &merged.rules)
     }
 

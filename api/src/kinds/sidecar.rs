@@ -12,11 +12,11 @@ use crate::message::{enumeration, message, status};
 message! {
     /// Istio's `Sidecar`.
     pub struct Sidecar = "Sidecar" {
-        "workloadSelector" workload_selector: Option<LabelSelector>, pending;
-        "ingress" ingress: Vec<IstioIngressListener>, pending;
-        "egress" egress: Vec<IstioEgressListener>, pending;
+        "workloadSelector" workload_selector: Option<LabelSelector>, enforced;
+        "ingress" ingress: Vec<IstioIngressListener>, enforced;
+        "egress" egress: Vec<IstioEgressListener>, enforced;
         "inboundConnectionPool" inbound_connection_pool: Option<ConnectionPoolSettings>, pending;
-        "outboundTrafficPolicy" outbound_traffic_policy: Option<OutboundTrafficPolicy>, pending;
+        "outboundTrafficPolicy" outbound_traffic_policy: Option<OutboundTrafficPolicy>, enforced;
     }
     retired [("localhost", "use `ingress[].defaultEndpoint`")]
 }
@@ -24,10 +24,10 @@ message! {
 message! {
     /// Istio's `IstioIngressListener`.
     pub struct IstioIngressListener = "IstioIngressListener" {
-        "port" port: Option<SidecarPort>, pending;
+        "port" port: Option<SidecarPort>, enforced;
         "bind" bind: String, pending;
         "captureMode" capture_mode: CaptureMode, pending;
-        "defaultEndpoint" default_endpoint: String, pending;
+        "defaultEndpoint" default_endpoint: String, enforced;
         "tls" tls: Option<ServerTlsSettings>, pending;
         "connectionPool" connection_pool: Option<ConnectionPoolSettings>, pending;
     }
@@ -37,10 +37,10 @@ message! {
 message! {
     /// Istio's `IstioEgressListener`.
     pub struct IstioEgressListener = "IstioEgressListener" {
-        "port" port: Option<SidecarPort>, pending;
+        "port" port: Option<SidecarPort>, enforced;
         "bind" bind: String, pending;
         "captureMode" capture_mode: CaptureMode, pending;
-        "hosts" hosts: Vec<String>, pending;
+        "hosts" hosts: Vec<String>, enforced;
     }
     retired [("localhostServerTls", "it has no effect in any current release: remove it"), ("localhost_server_tls", "it has no effect in any current release: remove it")]
 }
@@ -55,7 +55,7 @@ message! {
 message! {
     /// Istio's `OutboundTrafficPolicy`.
     pub struct OutboundTrafficPolicy = "OutboundTrafficPolicy" {
-        "mode" mode: OutboundTrafficPolicyMode, pending;
+        "mode" mode: OutboundTrafficPolicyMode, enforced;
         "egressProxy" egress_proxy: Option<Destination>, pending;
     }
 }
@@ -63,15 +63,15 @@ message! {
 enumeration! {
     /// Istio's `OutboundTrafficPolicy.Mode`.
     pub enum OutboundTrafficPolicyMode = "Mode" {
-        "REGISTRY_ONLY" 0 RegistryOnly, pending;
-        "ALLOW_ANY" 1 AllowAny, pending;
+        "REGISTRY_ONLY" 0 RegistryOnly, enforced;
+        "ALLOW_ANY" 1 AllowAny, enforced;
     }
 }
 
 enumeration! {
     /// Istio's `CaptureMode`.
     pub enum CaptureMode = "CaptureMode" {
-        "DEFAULT" 0 Default, pending;
+        "DEFAULT" 0 Default, enforced;
         "IPTABLES" 1 Iptables, pending;
         "NONE" 2 None, pending;
     }
@@ -80,10 +80,10 @@ enumeration! {
 message! {
     /// Istio's `SidecarPort`.
     pub struct SidecarPort = "SidecarPort" {
-        "number" number: u32, pending;
-        "protocol" protocol: String, pending;
-        "name" name: String, pending;
+        "number" number: u32, enforced;
+        "protocol" protocol: String, enforced;
+        "name" name: String, enforced;
         /// Deprecated.
-        "targetPort" target_port: u32, pending;
+        "targetPort" target_port: u32, inert;
     }
 }

@@ -52,6 +52,9 @@ fn ingress(cx: &mut Check<'_>, path: &Path<'_>, listener: &IstioIngressListener)
             let help = "127.0.0.1:PORT, [::1]:PORT, 0.0.0.0:PORT, or unix:///path";
             cx.error(code::LISTENER, &path.field("defaultEndpoint"), format!("`{endpoint}` is not an endpoint of this workload"), help);
         }
+        if !address && endpoint.starts_with("unix://") {
+            cx.not_enforced(&path.field("defaultEndpoint"), "for our own proxy, a Unix socket as the application");
+        }
     }
     if let Some(settings) = &listener.tls {
         tls::server(cx, &path.field("tls"), settings);
@@ -85,7 +88,12 @@ fn egress_listeners(cx: &mut Check<'_>, path: &Path<'_>, listeners: &[IstioEgres
     for (index, listener) in listeners.iter().enumerate() {
         let path = path.index(index);
         match &listener.port {
-            Some(port) => listener_port(cx, &path.field("port"), port),
+            Some(port) => {
+                listener_port(cx, &path.field("port"), port);
+                if port.protocol.eq_ignore_ascii_case("HTTP_PROXY") {
+                    cx.not_enforced(&path.field("port").field("protocol"), "the protocol HTTP_PROXY of an egress listener");
+                }
+            }
             None => {
                 if index + 1 < listeners.len() {
                     let help = "move it to the end: it takes all traffic that no other listener takes";

@@ -18,7 +18,9 @@ use pillion_xds::{
 use super::{
     connection_manager::dns_cache,
     endpoints,
+    inbound::Port,
     scope::{Client, Mode},
+    seen::Visible,
     wire::{
         self, Any, ads, any,
         cluster::{
@@ -39,7 +41,7 @@ use super::{
         },
     },
 };
-use crate::model::{endpoints::Endpoint, instance::InstancePort};
+use crate::model::endpoints::Endpoint;
 
 /// How often names are asked for when no answer says how long it is good. Source: `MeshConfig.dnsRefreshRate`.
 const DNS_REFRESH: Duration = Duration::from_secs(60);
@@ -108,12 +110,12 @@ impl Outbound<'_> {
 /// Calls `each` for every cluster of every service a client sees: the whole service, then its subsets.
 pub fn each_outbound(client: &Client<'_>, mut each: impl FnMut(Outbound<'_>)) {
     let effective = client.world.effective();
-    for service in effective.services_for(client.namespace()) {
+    for Visible { service, ports } in client.services() {
         let rule = effective.destination_rule(client.namespace(), client.labels(), service);
         let discovery = Discovery::of(service, client.mode());
         // Istio has no subsets of names that are resolved per request.
         let subsets = rule.filter(|_| service.resolution != Resolution::DynamicDns).map(|rule| &rule.subsets[..]).unwrap_or_default();
-        for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
+        for port in ports.iter().filter(|port| port.protocol != Protocol::Udp) {
             let Ok(number) = u16::try_from(port.number) else { continue };
             let all = std::iter::once(None).chain(subsets.iter().map(|merged| Some(&merged.subset)));
             for subset in all {
@@ -226,14 +228,15 @@ fn passthrough(client: &Client<'_>) -> Cluster {
     cluster
 }
 
-/// To the application: one port of the client's own instance. `services`: those that lead there, for telemetry.
-pub fn inbound(client: &Client<'_>, port: &InstancePort, services: &[&MeshService]) -> Cluster {
+/// To the application: one port of the client's own instance. The services that lead there are for telemetry.
+pub fn inbound(client: &Client<'_>, port: &Port<'_>) -> Cluster {
     let name = ClusterName::inbound(port.container_port);
+    let services = &port.services;
     let mut cluster = Cluster {
         connect_timeout: connect_timeout(client.world.effective(), None),
         circuit_breakers: unlimited(client),
         typed_extension_protocol_options: options(downstream()),
-        load_assignment: Some(endpoints::single(&name, wire::address(port.app))),
+        load_assignment: port.application.clone().map(|address| endpoints::single(&name, address)),
         ..empty(name)
     };
     if !services.is_empty() {

@@ -1,6 +1,6 @@
 //! The way to the application: listeners and clusters of the client's own instance.
 //!
-//! In:  an instance, the services that select it.
+//! In:  an instance, the services that select it; or what a Sidecar says instead.
 //! Out: one bound listener per port (explicit), or one for all of them (captured); one cluster per port.
 
 use std::{
@@ -17,6 +17,7 @@ use pillion_xds::names::{ClusterName, ListenerName, RouteName};
 use super::{
     clusters,
     connection_manager::{self, Direction, Manager, Routes},
+    ingress,
     listeners::{Common, chain, listener},
     route::retry_policy_of,
     scope::Client,
@@ -41,19 +42,24 @@ const INBOUND_CAPTURE_PORT: u16 = 15006;
 const CATCH_ALL: &str = "InboundPassthroughCluster";
 
 /// A port of the instance with everything the mesh says about it.
-struct Port<'a> {
-    port: &'a InstancePort,
-    protocol: Protocol,
-    services: Vec<&'a MeshService>,
+pub struct Port<'a> {
+    pub container_port: u16,
+    /// Where the proxy listens when clients name it; `None`: the instance has no socket for the port.
+    pub inbound: Option<SocketAddr>,
+    /// Where the application is; `None`: nowhere the proxy can go to.
+    pub application: Option<core::Address>,
+    pub protocol: Protocol,
+    /// That lead to the port, the oldest first.
+    pub services: Vec<&'a MeshService>,
 }
 
 /// The inbound listeners and clusters of an instance.
 pub fn resources(client: &Client<'_>, instance: &Instance) -> (Vec<Listener>, Vec<Cluster>) {
     let ports = ports(client, instance);
-    let mut clusters: Vec<Cluster> = ports.iter().map(|port| clusters::inbound(client, port.port, &port.services)).collect();
+    let mut clusters: Vec<Cluster> = ports.iter().map(|port| clusters::inbound(client, port)).collect();
     let common = Common::new(client);
     if client.mode().explicit {
-        return (ports.iter().map(|port| explicit(client, &common, port)).collect(), clusters);
+        return (ports.iter().filter_map(|port| explicit(client, &common, port)).collect(), clusters);
     }
     clusters.push(clusters::inbound_passthrough(client));
     (vec![captured(client, &common, &ports)], clusters)
@@ -63,16 +69,22 @@ fn ports<'a>(client: &Client<'a>, instance: &'a Instance) -> Vec<Port<'a>> {
     let all = client.world.effective().services();
     let mut behind: Vec<&Arc<MeshService>> = all.iter().filter(|s| s.selects(&instance.id.namespace, &instance.labels)).collect();
     behind.sort_by_key(|service| service.object);
-    instance.ports.iter().map(|port| behind_port(client, instance, port, &behind)).collect()
+    let declared = ingress::listeners(client);
+    if declared.is_empty() {
+        return instance.ports.iter().map(|port| behind_port(client, instance, port, &behind)).collect();
+    }
+    declared.iter().filter_map(|listener| ingress::port(client, instance, listener, &behind)).collect()
 }
 
 /// `behind`: the services that select the instance, oldest first. The oldest that leads to the port says what it speaks.
-fn behind_port<'a>(client: &Client<'_>, instance: &'a Instance, port: &'a InstancePort, behind: &[&'a Arc<MeshService>]) -> Port<'a> {
+pub fn behind_port<'a>(client: &Client<'_>, instance: &Instance, port: &InstancePort, behind: &[&'a Arc<MeshService>]) -> Port<'a> {
     let leads = |p: &&ServicePort| target(instance, p).is_some_and(|target| std::ptr::eq(target, port));
     let services = behind.iter().copied().filter_map(|service| Some((service.as_ref(), service.ports.iter().find(leads)?.protocol)));
     let services: Vec<(&'a MeshService, Protocol)> = services.collect();
     Port {
-        port,
+        container_port: port.container_port,
+        inbound: Some(port.inbound),
+        application: Some(wire::address(port.app)),
         protocol: services.first().map_or_else(|| declared(client, instance, port), |(_, protocol)| *protocol),
         services: services.into_iter().map(|(service, _)| service).collect(),
     }
@@ -85,8 +97,8 @@ fn declared(client: &Client<'_>, instance: &Instance, port: &InstancePort) -> Pr
     Protocol::of_service_port(written.map_or("", |own| own.protocol.as_str()), &port.name, "TCP", port.container_port.into())
 }
 
-fn explicit(client: &Client<'_>, common: &Common, port: &Port<'_>) -> Listener {
-    let address = port.port.inbound;
+fn explicit(client: &Client<'_>, common: &Common, port: &Port<'_>) -> Option<Listener> {
+    let address = port.inbound?;
     let name = ListenerName::address(address.ip(), address.port());
     let mut made = listener(&name, address, core::TrafficDirection::Inbound);
     let prefix = format!("inbound_{name}");
@@ -97,7 +109,7 @@ fn explicit(client: &Client<'_>, common: &Common, port: &Port<'_>) -> Listener {
     } else {
         made.filter_chains = vec![chain("tcp", tcp(common, port, prefix))];
     }
-    made
+    Some(made)
 }
 
 /// One listener for all redirected connections; chains by destination port, and one for ports nobody declares.
@@ -107,7 +119,7 @@ fn captured(client: &Client<'_>, common: &Common, ports: &[Port<'_>]) -> Listene
     let mut made = listener(&name, address, core::TrafficDirection::Inbound);
     let mut sniffs = false;
     for port in ports {
-        let number = port.port.container_port;
+        let number = port.container_port;
         let prefix = format!("inbound_0.0.0.0_{number}");
         let matches = |protocols: &[&str]| FilterChainMatch {
             destination_port: uint32(number.into()),
@@ -136,7 +148,7 @@ fn captured(client: &Client<'_>, common: &Common, ports: &[Port<'_>]) -> Listene
 }
 
 fn tcp(common: &Common, port: &Port<'_>, stat_prefix: String) -> Filter {
-    common.tcp(stat_prefix, &ClusterName::inbound(port.port.container_port))
+    common.tcp(stat_prefix, &ClusterName::inbound(port.container_port))
 }
 
 fn http(client: &Client<'_>, common: &Common, port: &Port<'_>, stat_prefix: String) -> Filter {
@@ -153,7 +165,7 @@ fn http(client: &Client<'_>, common: &Common, port: &Port<'_>, stat_prefix: Stri
 
 /// One route that takes everything.
 fn routes(client: &Client<'_>, port: &Port<'_>) -> RouteConfiguration {
-    let number = port.port.container_port;
+    let number = port.container_port;
     #[allow(deprecated)]
     let action = RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(ClusterName::inbound(number).to_string())),

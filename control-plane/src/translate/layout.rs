@@ -1,6 +1,6 @@
 //! Which virtual hosts a client has, in which route tables, under which domains.
 //!
-//! In:  the services a namespace sees, and the hosts that only VirtualServices name.
+//! In:  the services a client calls by name, and the hosts that only VirtualServices name.
 //! Out: [`Layout`], which changes only when services or hosts come and go; an edit of a route leaves it as it is.
 
 use std::{
@@ -8,14 +8,13 @@ use std::{
     sync::Arc,
 };
 
-use pillion_api::effective::{Effective, MeshService};
 use pillion_xds::names::{RouteName, VirtualHostName, VirtualHostResource};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::grpc;
+use super::{grpc, scope::Client, seen::Visible};
 
 /// The port on which hosts without a service work. Source: Istio's `httproute.go`.
-const UNREGISTERED_PORT: u32 = 80;
+pub const UNREGISTERED_PORT: u32 = 80;
 
 /// Which route tables a proxy has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,10 +64,10 @@ pub struct Layout {
 
 impl Layout {
     /// `unregistered`: hosts of VirtualServices without a service, the most specific first.
-    pub fn new(effective: &Effective, namespace: &str, tables: Tables, unregistered: &[Arc<str>]) -> Self {
-        let mut building = Building { layout: Self::default(), taken: BTreeMap::new(), namespace, effective, tables };
-        for service in effective.services_for(namespace) {
-            building.service(service);
+    pub fn new(client: &Client<'_>, unregistered: &[Arc<str>]) -> Self {
+        let mut building = Building { layout: Self::default(), taken: BTreeMap::new(), client, tables: client.mode().tables() };
+        for service in client.called() {
+            building.service(&service);
         }
         for host in unregistered {
             building.unregistered(host);
@@ -81,16 +80,15 @@ impl Layout {
 struct Building<'a> {
     layout: Layout,
     taken: BTreeMap<RouteName, HashSet<String>>,
-    namespace: &'a str,
-    effective: &'a Effective,
+    client: &'a Client<'a>,
     tables: Tables,
 }
 
 impl Building<'_> {
-    fn service(&mut self, service: &MeshService) {
-        let names = service.domains(self.namespace, &self.effective.mesh().cluster_domain);
+    fn service(&mut self, Visible { service, ports }: &Visible<'_>) {
+        let names = service.domains(self.client.namespace(), &self.client.world.effective().mesh().cluster_domain);
         let host: Arc<str> = service.host.as_str().into();
-        for port in service.ports.iter().filter(|port| port.protocol.may_be_http()) {
+        for port in ports.iter().filter(|port| port.protocol.may_be_http()) {
             self.host(&host, port.number, &names, false, port.protocol.is_http());
         }
     }

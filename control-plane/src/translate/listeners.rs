@@ -19,6 +19,7 @@ use super::{
     connection_manager::{self, Direction, Manager, Routes},
     layout::Layout,
     scope::Client,
+    seen::Visible,
     wire::{
         self, accesslog, boolean, core, http_inspector,
         listener::{Filter, FilterChain, FilterChainMatch, Listener},
@@ -103,8 +104,8 @@ pub fn outbound(client: &Client<'_>, layout: &Layout) -> ResourceMap {
             insert(&mut all, &http_port(&common, port, name, resolving.contains(&port.into())));
         }
     }
-    for service in client.world.effective().services_for(client.namespace()) {
-        let ports = service.ports.iter().filter(|port| !port.protocol.is_http() && port.protocol != Protocol::Udp);
+    for Visible { service, ports } in client.called() {
+        let ports = ports.iter().filter(|port| !port.protocol.is_http() && port.protocol != Protocol::Udp);
         for port in ports {
             for address in addresses(client, service) {
                 if let Some(listener) = service_port(&common, service, port, address)
@@ -184,7 +185,7 @@ fn service_port(common: &Common, service: &MeshService, port: &ServicePort, ip: 
 
 /// Redirected connections: to the listener of their destination, else on by `outboundTrafficPolicy`.
 fn capture(client: &Client<'_>, common: &Common) -> Listener {
-    let cluster = if client.world.effective().mesh().registry_only { BLACK_HOLE_CLUSTER } else { PASSTHROUGH_CLUSTER };
+    let cluster = if client.registry_only() { BLACK_HOLE_CLUSTER } else { PASSTHROUGH_CLUSTER };
     let name = ListenerName::virtual_outbound();
     let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), OUTBOUND_CAPTURE_PORT);
     Listener {

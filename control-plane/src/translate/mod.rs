@@ -13,12 +13,14 @@ mod gateways;
 mod grpc;
 mod headers;
 mod inbound;
+mod ingress;
 mod layout;
 mod listeners;
 mod names;
 mod route;
 mod route_match;
 mod scope;
+mod seen;
 mod virtual_hosts;
 mod wire;
 
@@ -43,6 +45,7 @@ use crate::{
 };
 use layout::Layout;
 use scope::{Client, Scope};
+use seen::Seen;
 
 /// Configurations that are remembered although no stream may have them any more.
 const MOST_IDLE: usize = 32;
@@ -61,6 +64,8 @@ struct Cache {
     virtual_hosts: virtual_hosts::VirtualHostCache,
     endpoints: endpoints::EndpointCache,
     layouts: HashMap<Scope, (LayoutKey, Arc<Layout>)>,
+    /// What a Sidecar lets a scope see at the current generation; `None` without one.
+    seen: HashMap<Scope, Option<Arc<Seen>>>,
     /// By scope and type, with what it was made from.
     parts: HashMap<(Scope, ResourceType), (PartKey, Arc<ResourceMap>)>,
     /// What clients of a scope share at the current generation.
@@ -71,9 +76,9 @@ struct Cache {
 }
 
 /// A layout depends on the services, the mesh, and the hosts without a service.
-type LayoutKey = (Revision, Revision, Vec<Arc<str>>);
-/// Revisions a part depends on, in the order of [`part_key`].
-type PartKey = [Revision; 4];
+type LayoutKey = (PartKey, Vec<Arc<str>>);
+/// Revisions a part depends on, in the order of [`part_key`], and the fingerprint of what a Sidecar lets through.
+type PartKey = ([Revision; 4], u128);
 
 /// Everything that clients of one scope share.
 #[derive(Clone, Default)]
@@ -141,6 +146,7 @@ impl Cache {
         self.nodes.clear();
         // Scopes that nobody asked for at the last generation are gone.
         let used = std::mem::take(&mut self.shared);
+        self.seen.clear();
         self.layouts.retain(|scope, _| used.contains_key(scope));
         self.parts.retain(|(scope, _), _| used.contains_key(scope));
         self.virtual_hosts.sweep(generation);
@@ -155,6 +161,7 @@ impl Cache {
         self.nodes.retain(|_, config| Arc::strong_count(config) > 1);
         let used: HashSet<Scope> = self.nodes.keys().map(|node| Scope::of(world, node)).collect();
         self.shared.retain(|scope, _| used.contains(scope));
+        self.seen.retain(|scope, _| used.contains(scope));
         self.layouts.retain(|scope, _| used.contains(scope));
         self.parts.retain(|(scope, _), _| used.contains(scope));
         self.virtual_hosts.forget_unshared();
@@ -164,7 +171,15 @@ impl Cache {
 
     fn config(&mut self, world: &World, node: &Node) -> NodeConfig {
         let scope = Scope::of(world, node);
-        let client = Client { world, scope: &scope };
+        let seen = match self.seen.get(&scope) {
+            Some(seen) => seen.clone(),
+            None => {
+                let seen = Seen::of(world, &scope).map(Arc::new);
+                self.seen.insert(scope.clone(), seen.clone());
+                seen
+            }
+        };
+        let client = Client { world, scope: &scope, seen: seen.as_deref() };
         let shared = match self.shared.get(&scope) {
             Some(shared) => shared.clone(),
             None => {
@@ -207,7 +222,7 @@ impl Cache {
 
     /// The previous value when nothing it depends on changed.
     fn part(&mut self, client: &Client<'_>, kind: ResourceType, make: impl FnOnce() -> ResourceMap) -> Arc<ResourceMap> {
-        let key = part_key(client.world.revisions(), kind);
+        let key = part_key(client, kind);
         let slot = (client.scope.clone(), kind);
         match self.parts.get(&slot) {
             Some((old, map)) if *old == key => map.clone(),
@@ -223,30 +238,31 @@ impl Cache {
         if client.mode().router {
             return Arc::default();
         }
-        let effective = client.world.effective();
-        let hosts = effective.unregistered_hosts(client.namespace());
-        let revisions = client.world.revisions();
+        let hosts = client.unregistered_hosts();
+        let revisions = part_key(client, ResourceType::Route);
         if let Some((key, layout)) = self.layouts.get(client.scope)
-            && (key.0, key.1) == (revisions.services, revisions.mesh)
-            && key.2.iter().map(AsRef::as_ref).eq(hosts.iter().map(|(host, _)| *host))
+            && key.0 == revisions
+            && key.1.iter().map(AsRef::as_ref).eq(hosts.iter().copied())
         {
             return layout.clone();
         }
-        let hosts: Vec<Arc<str>> = hosts.into_iter().map(|(host, _)| host.into()).collect();
-        let layout = Arc::new(Layout::new(effective, client.namespace(), client.mode().tables(), &hosts));
-        self.layouts.insert(client.scope.clone(), ((revisions.services, revisions.mesh, hosts), layout.clone()));
+        let hosts: Vec<Arc<str>> = hosts.into_iter().map(Into::into).collect();
+        let layout = Arc::new(Layout::new(client, &hosts));
+        self.layouts.insert(client.scope.clone(), ((revisions, hosts), layout.clone()));
         layout
     }
 }
 
 /// What a part is made from; a listener's route tables come from services, too (port 80 is always there).
-fn part_key(revisions: Revisions, kind: ResourceType) -> PartKey {
-    let Revisions { mesh, services, endpoints, destination_rules, .. } = revisions;
+/// Through a Sidecar only the services that are seen count.
+fn part_key(client: &Client<'_>, kind: ResourceType) -> PartKey {
+    let Revisions { mesh, services, endpoints, destination_rules, .. } = client.world.revisions();
     let none = Revision::default();
+    let (services, endpoints, seen) = client.seen.map_or((services, endpoints, 0), |seen| (none, none, seen.fingerprint));
     match kind {
         // DNS clusters carry their endpoints.
-        ResourceType::Cluster | ResourceType::Endpoint => [mesh, services, endpoints, destination_rules],
-        _ => [mesh, services, none, none],
+        ResourceType::Cluster | ResourceType::Endpoint => ([mesh, services, endpoints, destination_rules], seen),
+        _ => ([mesh, services, none, none], seen),
     }
 }
 

@@ -9,13 +9,13 @@ use pillion_xds::{
     wire::istio::networking::nds::v1::{NameTable, name_table::NameInfo},
 };
 
-use super::scope::Client;
+use super::{scope::Client, seen::Visible};
 
 /// The table of a client. A spelling that two services have belongs to the first by host.
 pub fn resources(client: &Client<'_>) -> ResourceMap {
     let effective = client.world.effective();
     let mut table = NameTable::default();
-    for service in effective.services_for(client.namespace()) {
+    for Visible { service, .. } in client.services() {
         let ips: Vec<String> = service.addresses.iter().filter(|a| a.parse::<std::net::IpAddr>().is_ok()).cloned().collect();
         if ips.is_empty() {
             continue;

@@ -5,11 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use pillion_api::{
-    effective::{MESH, RouteClient, RouteRef},
-    kinds::VirtualService,
-    set::Of,
-};
+use pillion_api::{effective::RouteRef, kinds::VirtualService, set::Of};
 use pillion_xds::{
     names::{ALLOW_ANY, BLOCK_ALL, ClusterName, PASSTHROUGH_CLUSTER, VirtualHostResource},
     resource::{Encoded, ResourceMap},
@@ -81,8 +77,7 @@ impl VirtualHostCache {
     /// `None`: nothing of the VirtualService applies, and there is no service to go to.
     fn slot(&mut self, client: &Client<'_>, slot: &Slot) -> Option<Encoded> {
         let effective = client.world.effective();
-        let who = RouteClient { gateway: MESH, namespace: client.namespace(), labels: client.labels(), port: slot.port };
-        let (item, routes) = effective.routes_for(&who, &slot.host).map_or((None, Vec::new()), |(item, routes)| (Some(item), routes));
+        let (item, routes) = client.routes(&slot.host, slot.port).map_or((None, Vec::new()), |(item, routes)| (Some(item), routes));
         if routes.is_empty() && slot.unregistered {
             return None;
         }
@@ -152,7 +147,7 @@ fn unknown_hosts(registry_only: bool) -> VirtualHost {
 pub fn resources(client: &Client<'_>, layout: &Layout, cache: &mut VirtualHostCache) -> (ResourceMap, ResourceMap) {
     let mut tables = ResourceMap::new();
     let mut hosts: Vec<(Arc<str>, Encoded)> = Vec::new();
-    let last = unknown_hosts(client.world.effective().mesh().registry_only);
+    let last = unknown_hosts(client.registry_only());
     for (name, table) in &layout.tables {
         let mut of_table = cache.table(client, table);
         // A gRPC application asks for one service; what it does not ask for is not its table's business.

@@ -19,6 +19,7 @@ use super::{
     connection_manager::FAULT_FILTER,
     endpoints,
     scope::Client,
+    seen::Visible,
     wire::{
         ads, any,
         cluster::{
@@ -44,9 +45,9 @@ pub fn route_name(port: u16, host: &str) -> RouteName {
 pub fn listeners(client: &Client<'_>) -> ResourceMap {
     let effective = client.world.effective();
     let mut all = ResourceMap::new();
-    for service in effective.services_for(client.namespace()) {
+    for Visible { service, ports } in client.called() {
         let names = service.domains(client.namespace(), &effective.mesh().cluster_domain);
-        for port in service.ports.iter().filter(|port| port.protocol.may_be_http()) {
+        for port in ports.iter().filter(|port| port.protocol.may_be_http()) {
             let Ok(port) = u16::try_from(port.number) else { continue };
             let api_listener = ApiListener { api_listener: Some(any(&manager(&route_name(port, &service.host)))) };
             // Nobody knows what would be asked for under a wildcard.
