@@ -19,6 +19,7 @@ mod names;
 mod route;
 mod route_match;
 mod scope;
+mod upstream_protocol;
 mod virtual_hosts;
 mod wire;
 
