@@ -8,6 +8,7 @@ pub mod client;
 pub mod mesh;
 pub mod metrics;
 pub mod peers;
+pub mod raw;
 
 use std::{
     path::PathBuf,

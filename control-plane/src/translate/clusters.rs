@@ -93,7 +93,12 @@ fn of_service(client: &Client<'_>, wanted: &Outbound<'_>) -> Cluster {
         lb_policy: lb_policy(policy.load_balancer) as i32,
         connect_timeout: connect_timeout(effective, Some(&policy)),
         metadata: Some(metadata(effective, wanted)),
-        typed_extension_protocol_options: upstream_protocol::outbound(effective.mesh(), wanted.port.protocol, &policy, client.mode().router),
+        typed_extension_protocol_options: upstream_protocol::outbound(
+            effective.mesh(),
+            wanted.port.protocol,
+            &policy,
+            client.mode().router,
+        ),
         circuit_breakers: unlimited(client),
         ..named(wanted.name.clone())
     };

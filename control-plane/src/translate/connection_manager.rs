@@ -9,8 +9,8 @@ use pillion_xds::wire::envoy::extensions::filters::network::http_connection_mana
     http_connection_manager::{ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier, UpgradeConfig},
 };
 
-use super::{cors, listeners::Common};
 use super::wire::{self, ads, boolean, core, dfp_common, dfp_filter, fault, http_filter, listener, route, router};
+use super::{cors, listeners::Common};
 
 /// The name by which Istio's proxies introduce themselves in `server`.
 const SERVER_NAME: &str = "istio-envoy";

@@ -19,11 +19,12 @@ use super::connection::Connection;
 use super::context::RequestContext;
 use super::headers::{self, Fields};
 use super::local_reply::{self, RequestError};
+use super::normal_path::{self, NoPath};
 use super::plan::{Plan, decorate_local};
 use super::record::{LogFacts, ResponseFlags};
 use super::server::{Incoming, Never, PendingTunnel};
-use super::{check, tunnel, upgrade};
-use crate::config::listener::{Direction, HttpManager};
+use super::{check, trust, tunnel, upgrade};
+use crate::config::listener::{Direction, HttpManager, PathForm};
 use crate::config::route_table::{Cors, Route, RouteAction};
 use crate::connect::{Failure, h1};
 use crate::route::select::select;
@@ -108,18 +109,24 @@ fn prepare(context: &mut RequestContext, head: &mut request::Parts, fields: Fiel
     if head.version == Version::HTTP_2 {
         check::join_cookies(&mut head.headers);
     }
-    if manager.normalize_path {
-        normalise(head, manager.merge_slashes)?;
+    if manager.paths != PathForm::AS_IT_IS {
+        normalise(head, manager.paths)?;
     }
-    if manager.generate_request_id && !fields.has(Fields::REQUEST_ID) {
+    let edge = manager.use_remote_address;
+    if fields.has(Fields::CLAIMS) {
+        trust::sanitise(&mut head.headers, edge);
+    }
+    let has_id = fields.has(Fields::REQUEST_ID) && (!edge || manager.preserve_request_id);
+    if manager.generate_request_id && !has_id {
         let id = headers::request_id(context.connection.worker.random_wide());
         head.headers.insert(headers::REQUEST_ID, id);
         if let Some(log) = &mut context.log {
             log.request_headers = manager.access_log.capture_request(&head.headers);
         }
     }
-    if manager.use_remote_address {
+    if edge {
         append_forwarded_for(&mut head.headers, context.connection.remote);
+        trust::tell_origin(&mut head.headers, context.connection.remote);
         head.headers.insert(headers::FORWARDED_PROTO, HeaderValue::from_static("http"));
     } else if !fields.has(Fields::FORWARDED_PROTO) {
         head.headers.insert(headers::FORWARDED_PROTO, HeaderValue::from_static("http"));
@@ -149,8 +156,8 @@ pub fn append_forwarded_for(headers: &mut HeaderMap, remote: SocketAddr) {
     }
 }
 
-fn normalise(head: &mut request::Parts, merge: bool) -> Result<(), RequestError> {
-    let Some(mut path) = headers::normalised(head.uri.path(), merge).map_err(|headers::NoPath| RequestError::BadPath)? else {
+fn normalise(head: &mut request::Parts, form: PathForm) -> Result<(), RequestError> {
+    let Some(mut path) = normal_path::normal(head.uri.path(), form).map_err(|NoPath| RequestError::BadPath)? else {
         return Ok(());
     };
     if let Some(query) = head.uri.query() {
