@@ -80,14 +80,13 @@ impl Fields {
 
 /// Take away what belongs to one connection only: the known fields and those named in `Connection`. `TE: trailers` stays.
 ///
-/// Source: RFC 9110, section 7.6.1. With `upgrade`, `Upgrade` and a plain `Connection: upgrade` stay.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap, fields: Fields, upgrade: bool) {
+/// True when a field that the sender named was there, so that `fields` may be too many now. Source: RFC 9110, section 7.6.1. With `upgrade`,
+/// `Upgrade` and a plain `Connection: upgrade` stay.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap, fields: Fields, upgrade: bool) -> bool {
     if !fields.has(Fields::HOP_BY_HOP) {
-        return;
+        return false;
     }
-    if fields.has(Fields::CONNECTION) {
-        strip_named(headers, upgrade);
-    }
+    let named = fields.has(Fields::CONNECTION) && strip_named(headers, upgrade);
     if fields.has(Fields(Fields::KEEP_ALIVE.0 | Fields::PROXY_CONNECTION.0 | Fields::TRANSFER_ENCODING.0)) {
         for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING] {
             headers.remove(name);
@@ -106,9 +105,11 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap, fields: Fields, upgrade: bool) 
             headers.remove(TE);
         }
     }
+    named
 }
 
-fn strip_named(headers: &mut HeaderMap, upgrade: bool) {
+fn strip_named(headers: &mut HeaderMap, upgrade: bool) -> bool {
+    let mut found = false;
     let mut named = smallvec::SmallVec::<[HeaderName; 4]>::new();
     for value in headers.get_all(CONNECTION) {
         let words = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
@@ -118,7 +119,7 @@ fn strip_named(headers: &mut HeaderMap, upgrade: bool) {
         // A field that routing or framing needs cannot be made hop-by-hop by its sender; `TE` has its own rule.
         let kept = name == TE || name == HOST || name == UPGRADE || name == http::header::CONTENT_LENGTH;
         if !kept {
-            headers.remove(name);
+            found |= headers.remove(name).is_some();
         }
     }
     if upgrade {
@@ -126,6 +127,7 @@ fn strip_named(headers: &mut HeaderMap, upgrade: bool) {
     } else {
         headers.remove(CONNECTION);
     }
+    found
 }
 
 /// Whether a content type is gRPC's. Source: Envoy `Grpc::Common::hasGrpcContentType`.
@@ -249,7 +251,7 @@ mod tests {
         for (name, upgrade, before, after) in cases {
             let mut headers = map(before);
             let fields = Fields::of(&headers);
-            strip_hop_by_hop(&mut headers, fields, upgrade);
+            assert_eq!(strip_hop_by_hop(&mut headers, fields, upgrade), name.starts_with("named"), "{name}");
             assert_eq!(names(&headers), after, "{name}");
         }
     }
