@@ -26,7 +26,11 @@ fn read(name: &str) -> (Parsed, Vec<Finding>) {
 #[test]
 fn the_yaml_of_guides_loads_and_says_what_is_not_enforced_yet() {
     let want = [
-        ("guide/routing.yaml", 4, vec!["http", "maxConnections", "outlierDetection", "AuthorizationPolicy"]),
+        (
+            "guide/routing.yaml",
+            4,
+            vec!["http1MaxPendingRequests", "maxRequestsPerConnection", "maxConnections", "outlierDetection", "AuthorizationPolicy"],
+        ),
         ("guide/peer-authentication.yaml", 3, vec!["PeerAuthentication"; 3]),
     ];
     for (name, objects, unenforced) in want {

@@ -9,6 +9,7 @@ pub mod mesh;
 pub mod metrics;
 pub mod peers;
 pub mod planes;
+pub mod raw;
 
 use std::{
     path::PathBuf,

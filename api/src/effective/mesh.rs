@@ -14,6 +14,8 @@ use crate::set::ObjectSet;
 /// Retries of a route for which neither the route nor the mesh says anything. Source: `route/retry/retry.go`.
 pub const DEFAULT_RETRY_ATTEMPTS: u32 = 2;
 pub const DEFAULT_RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
+/// Retries towards the application for which the mesh says nothing.
+pub const DEFAULT_INBOUND_RETRY_ON: &str = "reset-before-request";
 
 /// The MeshConfig of a set: ConfigMap `istio` of `istio-system`.
 pub(super) fn of_set(set: &ObjectSet) -> MeshConfig {
@@ -76,6 +78,20 @@ impl Mesh {
             policy.on(&block.retry_on);
         }
         Some(policy)
+    }
+
+    /// What a sidecar tries again towards its own application: the mesh's `defaultInboundHttpRetryPolicy`, else twice what the application
+    /// read nothing of. `None`: nothing.
+    ///
+    /// There is one endpoint, so that only `attempts`, `retryOn` and `backoff` mean anything. Source: Istio's `ConvertInboundPolicy`.
+    pub fn inbound_retry_policy(&self) -> Option<RetryPolicy> {
+        let attempts = i32::try_from(DEFAULT_RETRY_ATTEMPTS).unwrap_or_default();
+        let built_in = HttpRetry { attempts, ..HttpRetry::default() };
+        let block = self.config.default_inbound_http_retry_policy.as_ref().unwrap_or(&built_in);
+        let retry_on = if block.retry_on.trim().is_empty() { DEFAULT_INBOUND_RETRY_ON } else { &block.retry_on };
+        let (attempts, retry_on) = (block.attempts, retry_on.to_owned());
+        let policy = self.retry_policy(Some(&HttpRetry { attempts, retry_on, backoff: block.backoff, ..HttpRetry::default() }))?;
+        Some(RetryPolicy { avoid_previous_hosts: false, ..policy })
     }
 }
 
@@ -162,6 +178,28 @@ mod tests {
             config("rootNamespace: mesh-root\ntrustDomain: shop.example\noutboundTrafficPolicy: {mode: REGISTRY_ONLY}\nconnectTimeout: 3s");
         assert_eq!((mesh.root_namespace.as_str(), mesh.trust_domain.as_str(), mesh.registry_only), ("mesh-root", "shop.example", true));
         assert_eq!(mesh.connect_timeout, Duration::from_secs(3));
+    }
+
+    #[test]
+    fn retries_towards_the_application_are_the_meshs_or_none() {
+        let cases = [
+            ("rootNamespace: istio-system", Some((2, "reset-before-request", None))),
+            ("defaultHttpRetryPolicy: {attempts: 7, retryOn: 5xx}", Some((2, "reset-before-request", None))),
+            ("defaultInboundHttpRetryPolicy: {}", None),
+            ("defaultInboundHttpRetryPolicy: {attempts: 0}", None),
+            ("defaultInboundHttpRetryPolicy: {attempts: 4}", Some((4, "reset-before-request", None))),
+            (
+                "defaultInboundHttpRetryPolicy: {attempts: 1, retryOn: '503,reset', backoff: 2s, perTryTimeout: 9s, retryRemoteLocalities: true}",
+                Some((1, "reset,retriable-status-codes", Some(Duration::from_secs(2)))),
+            ),
+        ];
+        for (mesh, want) in cases {
+            let policy = config(mesh).inbound_retry_policy();
+            let got = policy.as_ref().map(|policy| (policy.attempts, policy.retry_on.join(","), policy.backoff));
+            assert_eq!(got, want.map(|(attempts, on, backoff)| (attempts, on.to_owned(), backoff)), "{mesh}");
+            let host_matters = policy.is_some_and(|p| p.avoid_previous_hosts || p.remote_localities || p.per_try_timeout.is_some());
+            assert!(!host_matters, "{mesh}");
+        }
     }
 
     #[test]

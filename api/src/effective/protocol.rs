@@ -80,7 +80,7 @@ impl Protocol {
 
     /// Whether the upstream is spoken to in HTTP/2.
     pub fn is_http2(self) -> bool {
-        matches!(self, Self::Http2 | Self::Grpc)
+        matches!(self, Self::Http2 | Self::Grpc | Self::GrpcWeb)
     }
 
     /// Whether the proxy must look at the first bytes.

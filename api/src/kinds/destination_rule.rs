@@ -174,7 +174,7 @@ message! {
     /// Istio's `ConnectionPoolSettings`.
     pub struct ConnectionPoolSettings = "ConnectionPoolSettings" {
         "tcp" tcp: Option<TcpSettings>, enforced;
-        "http" http: Option<HttpSettings>, pending;
+        "http" http: Option<HttpSettings>, enforced;
     }
 }
 
@@ -207,8 +207,8 @@ message! {
         "maxRequestsPerConnection" max_requests_per_connection: i32, pending;
         "maxRetries" max_retries: i32, pending;
         "idleTimeout" idle_timeout: Option<Duration>, pending;
-        "h2UpgradePolicy" h2_upgrade_policy: H2UpgradePolicy, pending;
-        "useClientProtocol" use_client_protocol: bool, pending;
+        "h2UpgradePolicy" h2_upgrade_policy: H2UpgradePolicy, enforced;
+        "useClientProtocol" use_client_protocol: bool, enforced;
         "maxConcurrentStreams" max_concurrent_streams: i32, pending;
         "http2KeepAlive" http2_keep_alive: Option<ConnectionKeepalive>, pending;
     }
@@ -217,9 +217,9 @@ message! {
 enumeration! {
     /// Istio's `ConnectionPoolSettings.HTTPSettings.H2UpgradePolicy`.
     pub enum H2UpgradePolicy = "H2UpgradePolicy" {
-        "DEFAULT" 0 Default, pending;
-        "DO_NOT_UPGRADE" 1 DoNotUpgrade, pending;
-        "UPGRADE" 2 Upgrade, pending;
+        "DEFAULT" 0 Default, enforced;
+        "DO_NOT_UPGRADE" 1 DoNotUpgrade, enforced;
+        "UPGRADE" 2 Upgrade, enforced;
     }
 }
 

@@ -53,7 +53,7 @@ message! {
         "localityLbSetting" locality_lb_setting: Option<LocalityLoadBalancerSetting>, pending;
         "zoneAwareLbSetting" zone_aware_lb_setting: Option<ZoneAwareLoadBalancerSetting>, pending;
         "dnsRefreshRate" dns_refresh_rate: Option<Duration>, enforced;
-        "h2UpgradePolicy" h2_upgrade_policy: MeshH2UpgradePolicy, pending;
+        "h2UpgradePolicy" h2_upgrade_policy: MeshH2UpgradePolicy, enforced;
         "inboundClusterStatName" inbound_cluster_stat_name: String, pending;
         "outboundClusterStatName" outbound_cluster_stat_name: String, pending;
         /// Deprecated.
@@ -67,8 +67,10 @@ message! {
         "extensionProviders" extension_providers: Vec<ExtensionProvider>, pending;
         "defaultProviders" default_providers: Option<DefaultProviders>, pending;
         "discoverySelectors" discovery_selectors: Vec<MeshLabelSelector>, pending;
-        "pathNormalization" path_normalization: Option<ProxyPathNormalization>, pending;
+        "pathNormalization" path_normalization: Option<ProxyPathNormalization>, enforced;
         "defaultHttpRetryPolicy" default_http_retry_policy: Option<HttpRetry>, enforced;
+        /// Only `attempts`, `retryOn` and `backoff` count; `{}` switches it off.
+        "defaultInboundHttpRetryPolicy" default_inbound_http_retry_policy: Option<HttpRetry>, enforced;
         "meshMTLS" mesh_mtls: Option<TlsConfig>, pending;
         "tlsDefaults" tls_defaults: Option<TlsConfig>, pending;
         "defaultTrafficPolicy" default_traffic_policy: Option<DefaultTrafficPolicy>, pending;
@@ -141,8 +143,8 @@ message! {
 enumeration! {
     /// Istio's `MeshConfig.H2UpgradePolicy`.
     pub enum MeshH2UpgradePolicy = "H2UpgradePolicy" {
-        "DO_NOT_UPGRADE" 0 DoNotUpgrade, pending;
-        "UPGRADE" 1 Upgrade, pending;
+        "DO_NOT_UPGRADE" 0 DoNotUpgrade, enforced;
+        "UPGRADE" 1 Upgrade, enforced;
     }
 }
 
@@ -524,18 +526,18 @@ message! {
 message! {
     /// Istio's `MeshConfig.ProxyPathNormalization`.
     pub struct ProxyPathNormalization = "ProxyPathNormalization" {
-        "normalization" normalization: PathNormalization, pending;
+        "normalization" normalization: PathNormalization, enforced;
     }
 }
 
 enumeration! {
     /// Istio's `MeshConfig.ProxyPathNormalization.NormalizationType`.
     pub enum PathNormalization = "NormalizationType" {
-        "DEFAULT" 0 Default, pending;
-        "NONE" 1 None, pending;
-        "BASE" 2 Base, pending;
-        "MERGE_SLASHES" 3 MergeSlashes, pending;
-        "DECODE_AND_MERGE_SLASHES" 4 DecodeAndMergeSlashes, pending;
+        "DEFAULT" 0 Default, enforced;
+        "NONE" 1 None, enforced;
+        "BASE" 2 Base, enforced;
+        "MERGE_SLASHES" 3 MergeSlashes, enforced;
+        "DECODE_AND_MERGE_SLASHES" 4 DecodeAndMergeSlashes, enforced;
     }
 }
 

@@ -257,7 +257,7 @@ fn rewrite(cx: &mut Check<'_>, path: &Path<'_>, body: &HttpRewrite) {
     }
 }
 
-/// Also the rules of `defaultHttpRetryPolicy`.
+/// Also the rules of `defaultHttpRetryPolicy` and `defaultInboundHttpRetryPolicy`.
 pub(super) fn retries(cx: &mut Check<'_>, path: &Path<'_>, body: &HttpRetry) {
     if body.attempts < 0 {
         cx.error(code::NEGATIVE, &path.field("attempts"), format!("{} is negative", body.attempts), "0 disables retries");

@@ -3,7 +3,7 @@
 //! In:  the services a client sees, the DestinationRules it follows, its own instance.
 //! Out: Envoy clusters by the names of `pillion_xds::names`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use pillion_api::{
     effective::{Effective, Labels, MergedRule, MeshService, Policy, Protocol, Resolution, ServicePort, Source, TargetPort, selects},
@@ -21,8 +21,9 @@ use super::{
     inbound::Port,
     scope::{Client, Mode},
     seen::Visible,
+    upstream_protocol,
     wire::{
-        self, Any, ads, any,
+        self, ads, any,
         cluster::{
             CircuitBreakers, Cluster,
             circuit_breakers::Thresholds,
@@ -33,19 +34,12 @@ use super::{
         },
         core::{self, Metadata},
         dfp_cluster, object, text, uint32,
-        upstream_http::{
-            HttpProtocolOptions,
-            http_protocol_options::{
-                ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config::ProtocolConfig,
-            },
-        },
     },
 };
 use crate::model::endpoints::Endpoint;
 
 /// How often names are asked for when no answer says how long it is good. Source: `MeshConfig.dnsRefreshRate`.
 const DNS_REFRESH: Duration = Duration::from_secs(60);
-const PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// A cluster that a client has for a service.
 pub struct Outbound<'a> {
@@ -146,7 +140,12 @@ fn of_service(client: &Client<'_>, wanted: &Outbound<'_>) -> Cluster {
         lb_policy: lb_policy(policy.load_balancer) as i32,
         connect_timeout: connect_timeout(effective, Some(&policy)),
         metadata: Some(metadata(effective, wanted)),
-        typed_extension_protocol_options: protocol_options(wanted.port.protocol),
+        typed_extension_protocol_options: upstream_protocol::outbound(
+            effective.mesh(),
+            wanted.port.protocol,
+            &policy,
+            client.mode().router,
+        ),
         circuit_breakers: unlimited(client),
         ..named(wanted.name.clone())
     };
@@ -221,21 +220,21 @@ fn passthrough(client: &Client<'_>) -> Cluster {
     let mut cluster = Cluster {
         connect_timeout: connect_timeout(client.world.effective(), None),
         circuit_breakers: unlimited(client),
-        typed_extension_protocol_options: options(downstream()),
+        typed_extension_protocol_options: upstream_protocol::unknown(),
         ..named(ClusterName::passthrough())
     };
     undiscovered(client.mode().resolves_names(), &mut cluster);
     cluster
 }
 
-/// To the application: one port of the client's own instance. The services that lead there are for telemetry.
-pub fn inbound(client: &Client<'_>, port: &Port<'_>) -> Cluster {
+/// To the application: one port of the client's own instance. The services that lead there are for telemetry; `policy`: of the first.
+pub fn inbound(client: &Client<'_>, port: &Port<'_>, policy: Option<&Policy<'_>>) -> Cluster {
     let name = ClusterName::inbound(port.container_port);
     let services = &port.services;
     let mut cluster = Cluster {
         connect_timeout: connect_timeout(client.world.effective(), None),
         circuit_breakers: unlimited(client),
-        typed_extension_protocol_options: options(downstream()),
+        typed_extension_protocol_options: upstream_protocol::inbound(port.protocol, policy),
         load_assignment: port.application.clone().map(|address| endpoints::single(&name, address)),
         ..empty(name)
     };
@@ -251,7 +250,7 @@ pub fn inbound_passthrough(client: &Client<'_>) -> Cluster {
     let mut cluster = Cluster {
         connect_timeout: connect_timeout(client.world.effective(), None),
         circuit_breakers: unlimited(client),
-        typed_extension_protocol_options: options(downstream()),
+        typed_extension_protocol_options: upstream_protocol::unknown(),
         // Source: Istio's `InboundPassthroughBindIpv4`; redirection leaves connections from here alone.
         upstream_bind_config: Some(core::BindConfig {
             source_address: Some(core::SocketAddress {
@@ -308,33 +307,6 @@ pub fn unlimited(client: &Client<'_>) -> Option<CircuitBreakers> {
         ..Default::default()
     };
     Some(CircuitBreakers { thresholds: vec![thresholds], ..Default::default() })
-}
-
-/// What the upstream is spoken to in. Bytes that nobody reads need nothing.
-fn protocol_options(protocol: Protocol) -> BTreeMap<String, Any> {
-    let explicit = |config| UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config: Some(config) });
-    if protocol.is_sniffed() {
-        options(downstream())
-    } else if protocol.is_http2() {
-        options(explicit(ProtocolConfig::Http2ProtocolOptions(core::Http2ProtocolOptions::default())))
-    } else if protocol.is_http() {
-        options(explicit(ProtocolConfig::HttpProtocolOptions(core::Http1ProtocolOptions::default())))
-    } else {
-        BTreeMap::new()
-    }
-}
-
-fn downstream() -> UpstreamProtocolOptions {
-    UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
-        http_protocol_options: Some(core::Http1ProtocolOptions::default()),
-        http2_protocol_options: Some(core::Http2ProtocolOptions::default()),
-        ..Default::default()
-    })
-}
-
-fn options(protocol: UpstreamProtocolOptions) -> BTreeMap<String, Any> {
-    let options = HttpProtocolOptions { upstream_protocol_options: Some(protocol), ..Default::default() };
-    BTreeMap::from([(PROTOCOL_OPTIONS.to_owned(), any(&options))])
 }
 
 fn metadata(effective: &Effective, wanted: &Outbound<'_>) -> Metadata {

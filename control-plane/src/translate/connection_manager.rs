@@ -1,15 +1,16 @@
 //! The HTTP connection manager of every listener that reads requests.
 //!
-//! In:  the direction, the name of the routes (or the routes themselves), the access log.
+//! In:  the direction, the name of the routes (or the routes themselves), what all listeners of a client share.
 //! Out: one network filter.
 
+use pillion_api::kinds::mesh_config::PathNormalization;
 use pillion_xds::wire::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds,
-    http_connection_manager::{ForwardClientCertDetails, RouteSpecifier, ServerHeaderTransformation, UpgradeConfig},
+    http_connection_manager::{ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier, UpgradeConfig},
 };
 
-use super::cors;
-use super::wire::{self, accesslog, ads, boolean, core, dfp_common, dfp_filter, fault, http_filter, listener, route, router};
+use super::wire::{self, ads, boolean, core, dfp_common, dfp_filter, fault, http_filter, listener, route, router};
+use super::{cors, listeners::Common};
 
 /// The name by which Istio's proxies introduce themselves in `server`.
 const SERVER_NAME: &str = "istio-envoy";
@@ -33,7 +34,7 @@ pub struct Manager<'a> {
     pub direction: Direction,
     pub stat_prefix: String,
     pub routes: Routes,
-    pub access_log: &'a [accesslog::AccessLog],
+    pub common: &'a Common,
     /// Absolute-form targets (`GET http://host/`), as clients of a proxy send them.
     pub absolute_url: bool,
     /// `CONNECT` is let through: only our own proxy can resolve it by the name table.
@@ -55,14 +56,17 @@ pub fn filter(manager: Manager<'_>) -> listener::Filter {
 
 fn build(manager: Manager<'_>) -> HttpConnectionManager {
     let gateway = manager.direction == Direction::Gateway;
-    let (server, name) = match manager.direction {
-        Direction::Outbound => (ServerHeaderTransformation::PassThrough, ""),
-        Direction::Inbound | Direction::Gateway => (ServerHeaderTransformation::Overwrite, SERVER_NAME),
-    };
+    // Outbound it is Envoy's own name, `envoy`. Source: Istio's `GetProxyHeadersFromProxyConfig`.
+    let server = if manager.direction == Direction::Outbound { "" } else { SERVER_NAME };
     let client_certificate = match manager.direction {
         Direction::Outbound => ForwardClientCertDetails::Sanitize,
         Direction::Inbound => ForwardClientCertDetails::AppendForward,
         Direction::Gateway => ForwardClientCertDetails::SanitizeSet,
+    };
+    let paths = manager.common.paths;
+    let escaped_slashes = match paths {
+        PathNormalization::DecodeAndMergeSlashes => PathWithEscapedSlashesAction::UnescapeAndForward,
+        _ => PathWithEscapedSlashesAction::ImplementationSpecificDefault,
     };
     let mut upgrades = vec![upgrade("websocket")];
     if manager.connect {
@@ -70,7 +74,7 @@ fn build(manager: Manager<'_>) -> HttpConnectionManager {
     }
     HttpConnectionManager {
         http_filters: filters(&manager),
-        access_log: manager.access_log.to_vec(),
+        access_log: manager.common.access_log.clone(),
         stat_prefix: manager.stat_prefix,
         route_specifier: Some(match manager.routes {
             Routes::Rds(name) => RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: name }),
@@ -78,9 +82,10 @@ fn build(manager: Manager<'_>) -> HttpConnectionManager {
         }),
         use_remote_address: boolean(gateway),
         stream_idle_timeout: Some(wire::ZERO),
-        normalize_path: boolean(true),
-        server_header_transformation: server as i32,
-        server_name: name.to_owned(),
+        normalize_path: boolean(paths != PathNormalization::None),
+        merge_slashes: matches!(paths, PathNormalization::MergeSlashes | PathNormalization::DecodeAndMergeSlashes),
+        path_with_escaped_slashes_action: escaped_slashes as i32,
+        server_name: server.to_owned(),
         forward_client_cert_details: client_certificate as i32,
         upgrade_configs: upgrades,
         http_protocol_options: manager

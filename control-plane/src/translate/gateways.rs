@@ -86,7 +86,7 @@ fn listen(common: &Common, port: u16, servers: &Port<'_>, instance: Option<&Inst
         direction: Direction::Gateway,
         stat_prefix: format!("outbound_{name}"),
         routes: Routes::Rds(RouteName::gateway(port).to_string()),
-        access_log: &common.access_log,
+        common,
         absolute_url: false,
         connect: false,
         dynamic_forward_proxy: false,

@@ -10,7 +10,7 @@ use std::{
 
 use pillion_api::{
     effective::{MeshService, Protocol, ServicePort},
-    kinds::{Workload, virtual_service::HttpRetry},
+    kinds::Workload,
 };
 use pillion_xds::names::{ClusterName, ListenerName, RouteName};
 
@@ -51,12 +51,14 @@ pub struct Port<'a> {
     pub protocol: Protocol,
     /// That lead to the port, the oldest first.
     pub services: Vec<&'a MeshService>,
+    /// The port of the first of them.
+    pub service_port: Option<u32>,
 }
 
 /// The inbound listeners and clusters of an instance.
 pub fn resources(client: &Client<'_>, instance: &Instance) -> (Vec<Listener>, Vec<Cluster>) {
     let ports = ports(client, instance);
-    let mut clusters: Vec<Cluster> = ports.iter().map(|port| clusters::inbound(client, port)).collect();
+    let mut clusters: Vec<Cluster> = ports.iter().map(|port| cluster(client, instance, port)).collect();
     let common = Common::new(client);
     if client.mode().explicit {
         return (ports.iter().filter_map(|port| explicit(client, &common, port)).collect(), clusters);
@@ -79,15 +81,24 @@ fn ports<'a>(client: &Client<'a>, instance: &'a Instance) -> Vec<Port<'a>> {
 /// `behind`: the services that select the instance, oldest first. The oldest that leads to the port says what it speaks.
 pub fn behind_port<'a>(client: &Client<'_>, instance: &Instance, port: &InstancePort, behind: &[&'a Arc<MeshService>]) -> Port<'a> {
     let leads = |p: &&ServicePort| target(instance, p).is_some_and(|target| std::ptr::eq(target, port));
-    let services = behind.iter().copied().filter_map(|service| Some((service.as_ref(), service.ports.iter().find(leads)?.protocol)));
-    let services: Vec<(&'a MeshService, Protocol)> = services.collect();
+    let services = behind.iter().copied().filter_map(|service| Some((service.as_ref(), service.ports.iter().find(leads)?)));
+    let services: Vec<(&'a MeshService, &ServicePort)> = services.collect();
     Port {
         container_port: port.container_port,
         inbound: Some(port.inbound),
         application: Some(wire::address(port.app)),
-        protocol: services.first().map_or_else(|| declared(client, instance, port), |(_, protocol)| *protocol),
+        protocol: services.first().map_or_else(|| declared(client, instance, port), |(_, port)| port.protocol),
+        service_port: services.first().map(|(_, port)| port.number),
         services: services.into_iter().map(|(service, _)| service).collect(),
     }
+}
+
+/// The connection pool that clients of the first service have holds on this side, too, as in Istio.
+fn cluster(client: &Client<'_>, instance: &Instance, port: &Port<'_>) -> Cluster {
+    let effective = client.world.effective();
+    let rule = port.services.first().and_then(|service| effective.destination_rule(client.namespace(), &instance.labels, service));
+    let policy = port.service_port.map(|number| effective.traffic_policy(rule, None, number));
+    clusters::inbound(client, port, policy.as_ref())
 }
 
 /// What the Workload says about a port that no service leads to.
@@ -156,7 +167,7 @@ fn http(client: &Client<'_>, common: &Common, port: &Port<'_>, stat_prefix: Stri
         direction: Direction::Inbound,
         stat_prefix,
         routes: Routes::Inline(Box::new(routes(client, port))),
-        access_log: &common.access_log,
+        common,
         absolute_url: false,
         connect: false,
         dynamic_forward_proxy: false,
@@ -184,15 +195,10 @@ fn routes(client: &Client<'_>, port: &Port<'_>) -> RouteConfiguration {
     }
 }
 
-/// Requests of which the application read nothing are tried twice more, as Istio does; gRPC clients have retries of their own.
+/// Requests of which the application read nothing are tried again, as the mesh says; gRPC clients have retries of their own.
 fn retries(client: &Client<'_>, protocol: Protocol) -> Option<wire::route::RetryPolicy> {
-    if protocol == Protocol::Grpc {
+    if matches!(protocol, Protocol::Grpc | Protocol::GrpcWeb) {
         return None;
     }
-    let mesh = client.world.effective().mesh();
-    let built_in = HttpRetry { attempts: 2, retry_on: "reset-before-request".to_owned(), ..Default::default() };
-    let mut policy = mesh.retry_policy(Some(&built_in))?;
-    // There is one endpoint: none to prefer.
-    policy.avoid_previous_hosts = false;
-    Some(retry_policy_of(&policy))
+    client.world.effective().mesh().inbound_retry_policy().map(|policy| retry_policy_of(&policy))
 }

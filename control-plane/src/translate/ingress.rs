@@ -36,12 +36,14 @@ pub fn port<'a>(
     let port = listener.port.as_ref()?;
     let container_port = u16::try_from(port.number).ok()?;
     let own = instance.ports.iter().find(|own| own.container_port == container_port);
+    let led = own.map(|own| behind_port(client, instance, own, behind));
     Some(Port {
         container_port,
         inbound: own.map(|own| own.inbound),
         application: application(client, instance, own, container_port, &listener.default_endpoint),
         protocol: Protocol::parse(&port.protocol).unwrap_or(Protocol::Unknown),
-        services: own.map(|own| behind_port(client, instance, own, behind).services).unwrap_or_default(),
+        service_port: led.as_ref().and_then(|led| led.service_port),
+        services: led.map(|led| led.services).unwrap_or_default(),
     })
 }
 

@@ -8,7 +8,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
-use pillion_api::effective::{MeshService, Protocol, Resolution, ServicePort};
+use pillion_api::{
+    effective::{MeshService, Protocol, Resolution, ServicePort},
+    kinds::mesh_config::PathNormalization,
+};
 use pillion_xds::{
     names::{BLACK_HOLE_CLUSTER, ClusterName, HTTP_PROXY, ListenerName, PASSTHROUGH_CLUSTER, RouteName, RouteParts},
     resource::{Encoded, ResourceMap},
@@ -35,6 +38,8 @@ const PLAINTEXT_HTTP: [&str; 3] = ["http/1.0", "http/1.1", "h2c"];
 /// The parts that all listeners of a client have in common.
 pub struct Common {
     pub access_log: Vec<accesslog::AccessLog>,
+    /// How paths are made one form.
+    pub paths: PathNormalization,
     /// How long first bytes are waited for where chains differ by protocol; zero: for ever.
     pub detection_timeout: std::time::Duration,
 }
@@ -49,6 +54,7 @@ impl Common {
         };
         Self {
             access_log: access_log(&config.access_log_file, &layout),
+            paths: config.path_normalization.as_ref().map(|paths| paths.normalization).unwrap_or_default(),
             detection_timeout: config.protocol_detection_timeout.unwrap_or_default(),
         }
     }
@@ -160,7 +166,7 @@ fn http(common: &Common, name: &ListenerName, routes: Routes, resolves: bool) ->
         direction: Direction::Outbound,
         stat_prefix: format!("outbound_{name}"),
         routes,
-        access_log: &common.access_log,
+        common,
         absolute_url: false,
         connect: false,
         dynamic_forward_proxy: resolves,
@@ -203,7 +209,7 @@ pub fn http_proxy(client: &Client<'_>, port: u16) -> Listener {
         direction: Direction::Outbound,
         stat_prefix: format!("outbound_{name}"),
         routes: Routes::Rds(HTTP_PROXY.to_owned()),
-        access_log: &common.access_log,
+        common: &common,
         absolute_url: true,
         connect: client.is_pillion(),
         dynamic_forward_proxy: true,

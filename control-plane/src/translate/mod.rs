@@ -21,6 +21,7 @@ mod route;
 mod route_match;
 mod scope;
 mod seen;
+mod upstream_protocol;
 mod virtual_hosts;
 mod wire;
 

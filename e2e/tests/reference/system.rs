@@ -10,10 +10,11 @@ use pillion_proxy::{
     config::{
         LocalNode, RuntimeConfig,
         compile::{Compiler, WARMING},
+        listener::PathForm,
         route_table::{ClusterChoice, Forward, HostRewrite, Route, RouteAction},
     },
     http::{
-        headers,
+        normal_path::normal,
         path::{look, set_path},
     },
     route::{redirect, rewrite, select::select},
@@ -63,7 +64,9 @@ impl System {
         };
         let table = &self.0.routes[table.as_str()];
         let mut head = head(request);
-        if let Some(path) = headers::normalised(head.uri.path(), false).ok().flatten() {
+        // As the control plane asks for it when the MeshConfig says nothing.
+        let form = PathForm { normalize: true, ..PathForm::AS_IT_IS };
+        if let Some(path) = normal(head.uri.path(), form).ok().flatten() {
             let query = request.query.as_ref().map_or(String::new(), |query| format!("?{query}"));
             set_path(&mut head.uri, format!("{path}{query}").parse().expect("a path")).expect("a path");
         }

@@ -113,6 +113,30 @@ pub enum TcpClusters {
     Weighted(Vec<(u32, ClusterName)>),
 }
 
+/// The form that a path is given before rules look at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PathForm {
+    /// Replace `.`/`..` segments, `\` and `%`-encoded unreserved characters. Source: `normalize_path`.
+    pub normalize: bool,
+    /// Source: `merge_slashes`.
+    pub merge_slashes: bool,
+    /// Source: `path_with_escaped_slashes_action`.
+    pub escaped_slashes: EscapedSlashes,
+}
+
+impl PathForm {
+    pub const AS_IT_IS: Self = Self { normalize: false, merge_slashes: false, escaped_slashes: EscapedSlashes::Keep };
+}
+
+/// What happens to `%2F` and `%5C`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EscapedSlashes {
+    Keep,
+    /// The request is answered 400.
+    Refuse,
+    Unescape,
+}
+
 /// Settings of one HTTP connection manager. `Default` is Envoy's defaults as far as they are not Istio's.
 ///
 /// Source: `envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`.
@@ -127,10 +151,10 @@ pub struct HttpManager {
     pub use_remote_address: bool,
     /// Make `x-request-id` when the request has none. Source: `generate_request_id` (true).
     pub generate_request_id: bool,
-    /// Replace `.`/`..` segments and `%`-encoded unreserved characters before matching. Source: `normalize_path`.
-    pub normalize_path: bool,
-    /// Source: `merge_slashes`.
-    pub merge_slashes: bool,
+    /// At the edge too, an `x-request-id` that comes from outside is kept. Source: `preserve_external_request_id`.
+    pub preserve_request_id: bool,
+    /// What paths are made before they are matched.
+    pub paths: PathForm,
     /// Largest request head in bytes, 8 KiB to 8 MiB; more is answered 431. Source: `max_request_headers_kb` (60).
     pub max_request_header_bytes: u32,
     /// Most request headers; more is answered 431. Source: `common_http_protocol_options.max_headers_count` (100).
@@ -163,8 +187,8 @@ impl Default for HttpManager {
             server_header: Some(HeaderValue::from_static("istio-envoy")),
             use_remote_address: false,
             generate_request_id: true,
-            normalize_path: false,
-            merge_slashes: false,
+            preserve_request_id: false,
+            paths: PathForm::AS_IT_IS,
             max_request_header_bytes: 60 << 10,
             max_request_headers: 100,
             request_headers_timeout: None,

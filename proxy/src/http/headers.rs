@@ -8,6 +8,7 @@ use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HOST, TE, TRANSFER_ENCODING
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version, request};
 
+use super::trust;
 use crate::retry::asked;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -41,6 +42,8 @@ impl Fields {
     pub const PEER_METADATA_ID: Self = Self(1 << 11);
     /// What a request asks of its proxy, or what a proxy told the one before.
     pub const ASKED: Self = Self(1 << 12);
+    /// What a request may not say of itself.
+    pub const CLAIMS: Self = Self(1 << 13);
     /// What belongs to one connection only.
     const HOP_BY_HOP: Self = Self(0b11_1111);
 
@@ -64,6 +67,7 @@ impl Fields {
             21 if name == "x-envoy-peer-metadata" => Self::PEER_METADATA,
             24 if name == "x-envoy-peer-metadata-id" => Self::PEER_METADATA_ID,
             16 | 19 | 21 | 30 | 32 | 38 if asked::is_one(name) => Self::ASKED,
+            15.. if name.starts_with("x-envoy-") && trust::is_claim(name) => Self::CLAIMS,
             _ => Self::default(),
         }
     }
@@ -76,14 +80,13 @@ impl Fields {
 
 /// Take away what belongs to one connection only: the known fields and those named in `Connection`. `TE: trailers` stays.
 ///
-/// Source: RFC 9110, section 7.6.1. With `upgrade`, `Upgrade` and a plain `Connection: upgrade` stay.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap, fields: Fields, upgrade: bool) {
+/// True when a field that the sender named was there, so that `fields` may be too many now. Source: RFC 9110, section 7.6.1. With `upgrade`,
+/// `Upgrade` and a plain `Connection: upgrade` stay.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap, fields: Fields, upgrade: bool) -> bool {
     if !fields.has(Fields::HOP_BY_HOP) {
-        return;
+        return false;
     }
-    if fields.has(Fields::CONNECTION) {
-        strip_named(headers, upgrade);
-    }
+    let named = fields.has(Fields::CONNECTION) && strip_named(headers, upgrade);
     if fields.has(Fields(Fields::KEEP_ALIVE.0 | Fields::PROXY_CONNECTION.0 | Fields::TRANSFER_ENCODING.0)) {
         for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING] {
             headers.remove(name);
@@ -102,9 +105,11 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap, fields: Fields, upgrade: bool) 
             headers.remove(TE);
         }
     }
+    named
 }
 
-fn strip_named(headers: &mut HeaderMap, upgrade: bool) {
+fn strip_named(headers: &mut HeaderMap, upgrade: bool) -> bool {
+    let mut found = false;
     let mut named = smallvec::SmallVec::<[HeaderName; 4]>::new();
     for value in headers.get_all(CONNECTION) {
         let words = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
@@ -114,7 +119,7 @@ fn strip_named(headers: &mut HeaderMap, upgrade: bool) {
         // A field that routing or framing needs cannot be made hop-by-hop by its sender; `TE` has its own rule.
         let kept = name == TE || name == HOST || name == UPGRADE || name == http::header::CONTENT_LENGTH;
         if !kept {
-            headers.remove(name);
+            found |= headers.remove(name).is_some();
         }
     }
     if upgrade {
@@ -122,6 +127,7 @@ fn strip_named(headers: &mut HeaderMap, upgrade: bool) {
     } else {
         headers.remove(CONNECTION);
     }
+    found
 }
 
 /// Whether a content type is gRPC's. Source: Envoy `Grpc::Common::hasGrpcContentType`.
@@ -197,94 +203,6 @@ pub fn request_id(random: u128) -> HeaderValue {
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// A path that has no normal form.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoPath;
-
-/// The normal form of a path: `.` and `..` resolved, `\` as `/`, unreserved characters decoded, and with `merge` no `//`.
-///
-/// `Ok(None)`: it is already. What climbs above the root ends there, and a `%` that begins no escape stays. Source: Envoy `normalize_path`,
-/// `merge_slashes`.
-///
-/// # Errors
-/// When it holds NUL.
-pub fn normalised(path: &str, merge: bool) -> Result<Option<String>, NoPath> {
-    let bytes = path.as_bytes();
-    let suspect =
-        bytes.windows(2).any(|pair| pair == b"/." || (merge && pair == b"//")) || bytes.iter().any(|byte| matches!(byte, b'\\' | b'%'));
-    if !suspect {
-        return Ok(None);
-    }
-    let decoded = decode_unreserved(bytes)?;
-    let mut segments: Vec<&[u8]> = Vec::new();
-    let mut pieces = decoded.split(|byte| *byte == b'/').skip(1).peekable();
-    while let Some(piece) = pieces.next() {
-        let last = pieces.peek().is_none();
-        match piece {
-            b"." | b".." => {
-                if piece == b".." {
-                    segments.pop();
-                }
-                if last {
-                    segments.push(b"");
-                }
-            }
-            b"" if merge && !last => {}
-            piece => segments.push(piece),
-        }
-    }
-    let mut out = Vec::with_capacity(decoded.len());
-    for segment in segments {
-        out.push(b'/');
-        out.extend_from_slice(segment);
-    }
-    if out.is_empty() {
-        out.push(b'/');
-    }
-    String::from_utf8(out).map(Some).map_err(|_| NoPath)
-}
-
-/// The byte that two hexadecimal digits at the beginning stand for.
-fn escaped(text: &[u8]) -> Option<u8> {
-    let digit = |at: usize| char::from(*text.get(at)?).to_digit(16);
-    u8::try_from(digit(0)? * 16 + digit(1)?).ok()
-}
-
-fn is_unreserved(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
-}
-
-/// Whether a byte would make an escape of a `%` that begins none (`%%34%31`): what is decoded once must not mean something else decoded twice.
-fn completes_escape(before: &[u8], byte: u8) -> bool {
-    byte.is_ascii_hexdigit() && matches!(before, [.., b'%'] | [.., b'%', _])
-}
-
-fn decode_unreserved(bytes: &[u8]) -> Result<Vec<u8>, NoPath> {
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut rest = bytes;
-    while let Some((byte, after)) = rest.split_first() {
-        rest = after;
-        match byte {
-            b'\\' => out.push(b'/'),
-            b'%' => match escaped(rest) {
-                None => out.push(b'%'),
-                Some(0) => return Err(NoPath),
-                Some(value) if is_unreserved(value) && !completes_escape(&out, value) => {
-                    out.push(value);
-                    rest = &rest[2..];
-                }
-                Some(_) => {
-                    out.push(b'%');
-                    out.extend_from_slice(&rest[..2]);
-                    rest = &rest[2..];
-                }
-            },
-            byte => out.push(*byte),
-        }
-    }
-    Ok(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -333,7 +251,7 @@ mod tests {
         for (name, upgrade, before, after) in cases {
             let mut headers = map(before);
             let fields = Fields::of(&headers);
-            strip_hop_by_hop(&mut headers, fields, upgrade);
+            assert_eq!(strip_hop_by_hop(&mut headers, fields, upgrade), name.starts_with("named"), "{name}");
             assert_eq!(names(&headers), after, "{name}");
         }
     }
@@ -396,36 +314,6 @@ mod tests {
         assert_eq!((down.uri.to_string().as_str(), names(&down.headers)), ("/a?b=c", vec![("host", "shop:80"), ("x", "y")]));
         to_http2(&mut down, Authority::from_static("shop:80")).unwrap();
         assert_eq!((down.uri.to_string().as_str(), names(&down.headers)), ("http://shop:80/a?b=c", vec![("x", "y")]));
-    }
-
-    #[test]
-    fn paths_are_normalised() {
-        let cases = [
-            ("/a/b", false, Ok(None)),
-            ("/a/./b/../c", false, Ok(Some("/a/c"))),
-            ("/a/..", false, Ok(Some("/"))),
-            ("/..", false, Ok(Some("/"))),
-            ("/%2e%2E/x", false, Ok(Some("/x"))),
-            ("/a/b/../../../c//d", true, Ok(Some("/c/d"))),
-            ("/a%2e.", false, Ok(Some("/a.."))),
-            ("/a%2fb", false, Ok(Some("/a%2fb"))),
-            ("/%41", false, Ok(Some("/A"))),
-            ("/a\\b", false, Ok(Some("/a/b"))),
-            ("/a//b", false, Ok(None)),
-            ("/a//b/", true, Ok(Some("/a/b/"))),
-            ("/a%", false, Ok(Some("/a%"))),
-            ("/a%4", false, Ok(Some("/a%4"))),
-            ("/a%zz/../b", false, Ok(Some("/b"))),
-            ("/a%+f", false, Ok(Some("/a%+f"))),
-            ("/%%41", false, Ok(Some("/%%41"))),
-            ("/%%34%31", false, Ok(Some("/%%341"))),
-            ("/%2%66%41", false, Ok(Some("/%2%66A"))),
-            ("/a%00", false, Err(NoPath)),
-            ("/a/.hidden", false, Ok(Some("/a/.hidden"))),
-        ];
-        for (path, merge, want) in cases {
-            assert_eq!(normalised(path, merge).as_ref().map(Option::as_deref), want.as_ref().copied(), "{path}");
-        }
     }
 
     #[test]

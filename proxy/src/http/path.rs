@@ -19,11 +19,12 @@ use super::connection::Connection;
 use super::context::RequestContext;
 use super::headers::{self, Fields};
 use super::local_reply::{self, RequestError};
+use super::normal_path::{self, NoPath};
 use super::plan::{Plan, decorate_local};
 use super::record::{LogFacts, ResponseFlags};
 use super::server::{Incoming, Never, PendingTunnel};
-use super::{check, tunnel, upgrade};
-use crate::config::listener::{Direction, HttpManager};
+use super::{check, trust, tunnel, upgrade};
+use crate::config::listener::{Direction, HttpManager, PathForm};
 use crate::config::route_table::{Cors, Route, RouteAction};
 use crate::connect::{Failure, h1};
 use crate::route::select::select;
@@ -62,7 +63,7 @@ async fn forward(context: &mut RequestContext, mut request: Request<Incoming>, f
     // What follows such a request may be meant for the other protocol.
     context.last = pending.is_some() || request.method() == Method::CONNECT;
     let (mut head, body) = request.into_parts();
-    prepare(context, &mut head, fields)?;
+    let fields = prepare(context, &mut head, fields, pending.is_some())?;
 
     let view = Rc::clone(&context.view);
     let routes = view.routes.as_deref().ok_or(RequestError::NoRouteConfiguration)?;
@@ -101,25 +102,35 @@ async fn forward(context: &mut RequestContext, mut request: Request<Incoming>, f
     }
 }
 
-/// What a request gets whatever its route: a host, a normal path, an id.
-fn prepare(context: &mut RequestContext, head: &mut request::Parts, fields: Fields) -> Result<(), RequestError> {
+/// What a request gets whatever its route: a host, a normal path, an id. What was meant for this connection alone goes before anything is
+/// added, which the sender could name away else. Returns the fields that are left.
+fn prepare(context: &mut RequestContext, head: &mut request::Parts, fields: Fields, upgrade: bool) -> Result<Fields, RequestError> {
     let manager = &context.view.manager;
     check::head(head, fields, manager.max_request_headers)?;
     if head.version == Version::HTTP_2 {
         check::join_cookies(&mut head.headers);
     }
-    if manager.normalize_path {
-        normalise(head, manager.merge_slashes)?;
+    let named = headers::strip_hop_by_hop(&mut head.headers, fields, upgrade);
+    let fields = if named { Fields::of(&head.headers) } else { fields };
+    if manager.paths != PathForm::AS_IT_IS {
+        normalise(head, manager.paths)?;
     }
-    if manager.generate_request_id && !fields.has(Fields::REQUEST_ID) {
+    let edge = manager.use_remote_address;
+    if fields.has(Fields::CLAIMS) {
+        trust::sanitise(&mut head.headers, edge);
+    }
+    let keeps_id = fields.has(Fields::REQUEST_ID) && (!edge || manager.preserve_request_id);
+    let has_id = keeps_id && head.headers.get(headers::REQUEST_ID).is_some_and(|id| !id.is_empty());
+    if manager.generate_request_id && !has_id {
         let id = headers::request_id(context.connection.worker.random_wide());
         head.headers.insert(headers::REQUEST_ID, id);
         if let Some(log) = &mut context.log {
             log.request_headers = manager.access_log.capture_request(&head.headers);
         }
     }
-    if manager.use_remote_address {
+    if edge {
         append_forwarded_for(&mut head.headers, context.connection.remote);
+        trust::tell_origin(&mut head.headers, context.connection.remote);
         head.headers.insert(headers::FORWARDED_PROTO, HeaderValue::from_static("http"));
     } else if !fields.has(Fields::FORWARDED_PROTO) {
         head.headers.insert(headers::FORWARDED_PROTO, HeaderValue::from_static("http"));
@@ -134,12 +145,12 @@ fn prepare(context: &mut RequestContext, head: &mut request::Parts, fields: Fiel
             head.headers.remove(headers::PEER_METADATA_ID);
         }
     }
-    Ok(())
+    Ok(fields)
 }
 
 pub fn append_forwarded_for(headers: &mut HeaderMap, remote: SocketAddr) {
     let mut all = Vec::new();
-    for before in headers.get_all(headers::FORWARDED_FOR) {
+    for before in headers.get_all(headers::FORWARDED_FOR).iter().filter(|before| !before.is_empty()) {
         all.extend_from_slice(before.as_bytes());
         all.push(b',');
     }
@@ -149,8 +160,8 @@ pub fn append_forwarded_for(headers: &mut HeaderMap, remote: SocketAddr) {
     }
 }
 
-fn normalise(head: &mut request::Parts, merge: bool) -> Result<(), RequestError> {
-    let Some(mut path) = headers::normalised(head.uri.path(), merge).map_err(|headers::NoPath| RequestError::BadPath)? else {
+fn normalise(head: &mut request::Parts, form: PathForm) -> Result<(), RequestError> {
+    let Some(mut path) = normal_path::normal(head.uri.path(), form).map_err(|NoPath| RequestError::BadPath)? else {
         return Ok(());
     };
     if let Some(query) = head.uri.query() {

@@ -48,7 +48,7 @@ pub struct Plan<'v> {
     pub host: &'v Arc<VirtualHost>,
     pub route: &'v Arc<Route>,
     pub forward: &'v Forward,
-    /// Of the request as it came.
+    /// Of the request as rules look at it.
     pub fields: Fields,
 }
 
@@ -184,8 +184,9 @@ impl<'v> Plan<'v> {
             let rendered = mutate::render(&mutations, &RequestFacts { context, head, response: None });
             mutate::apply(&mutations, rendered, &mut head.headers);
             fields = Fields::of(&head.headers);
+            // What came was stripped before rules looked at it.
+            headers::strip_hop_by_hop(&mut head.headers, fields, shape.upgrade);
         }
-        headers::strip_hop_by_hop(&mut head.headers, fields, shape.upgrade);
         headers::strip_expect(&mut head.headers, fields);
         if let Some(path) = rewrite::path(&self.forward.path, &self.route.matches.path, head.uri.path(), head.uri.query()) {
             if let Ok(original) = HeaderValue::from_str(head.uri.path_and_query().map_or("/", PathAndQuery::as_str)) {

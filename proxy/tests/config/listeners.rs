@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hcm::http_connection_manager::{CodecType, RouteSpecifier, ServerHeaderTransformation, UpgradeConfig};
-use pillion_proxy::config::listener::{Codec, Direction, HttpManager, Listener, NetworkFilter, RouteSource, TcpClusters, TransportMatch};
+use pillion_proxy::config::listener::{
+    Codec, Direction, EscapedSlashes, HttpManager, Listener, NetworkFilter, PathForm, RouteSource, TcpClusters, TransportMatch,
+};
 use pillion_xds::resource::pack;
 use pillion_xds::wire::envoy::config::accesslog::v3 as log;
 use pillion_xds::wire::envoy::config::core::v3 as core;
@@ -67,7 +69,7 @@ fn an_outbound_listener_of_the_contract_compiles() {
         manager.connect
             && manager.fault
             && manager.cors
-            && manager.normalize_path
+            && manager.paths == PathForm { normalize: true, ..PathForm::AS_IT_IS }
             && manager.generate_request_id
             && !manager.use_remote_address
     );
@@ -78,6 +80,21 @@ fn an_outbound_listener_of_the_contract_compiles() {
     assert!(matches!(&manager.routes, RouteSource::Named(name) if &**name == "http_proxy"));
     assert!(manager.access_log.is_off());
     assert_eq!(manager.codec, Codec::Auto);
+}
+
+#[test]
+fn paths_get_the_form_that_the_manager_names() {
+    let cases = [
+        (0, false, EscapedSlashes::Keep),
+        (1, true, EscapedSlashes::Keep),
+        (2, false, EscapedSlashes::Refuse),
+        (4, true, EscapedSlashes::Unescape),
+    ];
+    for (action, merge_slashes, escaped_slashes) in cases {
+        let manager = hcm::HttpConnectionManager { path_with_escaped_slashes_action: action, merge_slashes, ..manager("80") };
+        let compiled = compile(http_listener("0.0.0.0_80", "0.0.0.0:80", &manager));
+        assert_eq!(http(&compiled).paths, PathForm { normalize: false, merge_slashes, escaped_slashes }, "{action}");
+    }
 }
 
 #[test]
@@ -207,7 +224,10 @@ fn what_cannot_be_done_is_refused_with_its_field() {
         (with(|m| m.route_specifier = None), format!("{at}: has no route_specifier")),
         (with(|m| m.max_request_headers_kb = number(9000)), format!("{at}.max_request_headers_kb: 9000 is not within 1 and 8192")),
         (with(|m| m.codec_type = CodecType::Http3 as i32), format!("{at}.codec_type: HTTP3 is not supported")),
-        (with(|m| m.path_with_escaped_slashes_action = 2), format!("{at}.path_with_escaped_slashes_action: is not supported")),
+        (
+            with(|m| m.path_with_escaped_slashes_action = 3),
+            format!("{at}.path_with_escaped_slashes_action: UNESCAPE_AND_REDIRECT is not supported"),
+        ),
         (
             with(|m| {
                 m.route_specifier = Some(RouteSpecifier::RouteConfig(RouteConfiguration {

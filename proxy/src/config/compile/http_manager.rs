@@ -17,7 +17,7 @@ use super::at::{At, Compiled, note_set, refuse_set};
 use super::filter_config;
 use super::value::{bounded, enumeration, flag, header_value, http2, resource_name, timeout};
 use super::virtual_host::inline_table;
-use crate::config::listener::{Codec, HttpManager, RouteSource};
+use crate::config::listener::{Codec, EscapedSlashes, HttpManager, PathForm, RouteSource};
 
 /// Envoy's, when the resource says nothing. Source: `stream_idle_timeout`.
 const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -49,8 +49,12 @@ pub(super) fn http_manager(at: &At<'_>, mut wire: wire::HttpConnectionManager) -
         server_header: server_header(at, wire.server_header_transformation, &wire.server_name)?,
         use_remote_address: flag(wire.use_remote_address.as_ref(), false),
         generate_request_id: flag(wire.generate_request_id.as_ref(), true),
-        normalize_path: flag(wire.normalize_path.as_ref(), false),
-        merge_slashes: wire.merge_slashes,
+        preserve_request_id: wire.preserve_external_request_id,
+        paths: PathForm {
+            normalize: flag(wire.normalize_path.as_ref(), false),
+            merge_slashes: wire.merge_slashes,
+            escaped_slashes: escaped_slashes(at, wire.path_with_escaped_slashes_action)?,
+        },
         // 8 KiB is the least that the codec works with.
         max_request_header_bytes: (kilobytes << 10).max(8 << 10),
         max_request_headers: bounded(&at_common.field("max_headers_count"), common.max_headers_count.as_ref(), 100, 1..=10_000)?,
@@ -108,12 +112,6 @@ fn refuse_unsupported(at: &At<'_>, wire: &wire::HttpConnectionManager) -> Compil
     if let Some(StripPortMode::StripAnyHostPort(true)) = wire.strip_port_mode {
         return Err(at.field("strip_any_host_port").unsupported());
     }
-    // Escaped slashes hide path segments from policies: a wish to handle them must not be lost.
-    let slashes = at.field("path_with_escaped_slashes_action");
-    match enumeration::<PathWithEscapedSlashesAction>(&slashes, wire.path_with_escaped_slashes_action)? {
-        PathWithEscapedSlashesAction::ImplementationSpecificDefault | PathWithEscapedSlashesAction::KeepUnchanged => {}
-        _ => return Err(slashes.unsupported()),
-    }
     if let Some(options) = &wire.http_protocol_options {
         let at = at.field("http_protocol_options");
         note_set!(options, at, [accept_http_10, header_key_format, enable_trailers, send_fully_qualified_url]);
@@ -122,6 +120,19 @@ fn refuse_unsupported(at: &At<'_>, wire: &wire::HttpConnectionManager) -> Compil
         }
     }
     Ok(())
+}
+
+/// Escaped slashes hide path segments from policies: a wish to handle them must not be lost.
+fn escaped_slashes(at: &At<'_>, action: i32) -> Compiled<EscapedSlashes> {
+    let at = at.field("path_with_escaped_slashes_action");
+    match enumeration::<PathWithEscapedSlashesAction>(&at, action)? {
+        PathWithEscapedSlashesAction::ImplementationSpecificDefault | PathWithEscapedSlashesAction::KeepUnchanged => {
+            Ok(EscapedSlashes::Keep)
+        }
+        PathWithEscapedSlashesAction::RejectRequest => Ok(EscapedSlashes::Refuse),
+        PathWithEscapedSlashesAction::UnescapeAndForward => Ok(EscapedSlashes::Unescape),
+        PathWithEscapedSlashesAction::UnescapeAndRedirect => Err(at.refuse("UNESCAPE_AND_REDIRECT is not supported")),
+    }
 }
 
 fn server_header(at: &At<'_>, transformation: i32, name: &str) -> Compiled<Option<http::HeaderValue>> {
