@@ -23,7 +23,7 @@
 //! - A field is named as in the table. It is taken out of the first document of its kind that has it, everywhere in there; `path = value` writes the
 //!   value there instead, where the field may not be missing or its absence means the same.
 //! - A Workload's cases run all at once in a mesh of their own (`fields/local.rs`).
-//! - The words for requests and observations are in `fields/ask.rs`.
+//! - The words for requests and observations are in `fields/ask.rs`. `PILLION_CASE=text` runs the cases whose names hold the text.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test's helpers may fail loudly
 
 #[path = "fields/ask.rs"]
@@ -61,7 +61,6 @@ use pillion_api::{
     object::Kind,
     table::{Status, rows},
 };
-
 use tokio::sync::Mutex;
 
 use case::Case;

@@ -23,8 +23,6 @@ use crate::{
     tree::{Change, Tree},
 };
 
-/// A cluster that is of another type now is replaced when its endpoints are known, which may be a moment after the acknowledgement.
-const LATE: Duration = Duration::from_secs(1);
 /// What takes longer is said.
 const LONG: Duration = Duration::from_secs(1);
 
@@ -117,13 +115,7 @@ impl Case {
                 wrong.push(format!("{kind} `{}`: has no {}\n{tree}", self.name, field.path));
                 continue;
             };
-            let begun = Instant::now();
-            let mut observed = self.observe(&other, stage, false).await;
-            while observed.as_deref() == Ok(self.expected) && begun.elapsed() < LATE {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                observed = self.observe(&other, stage, false).await;
-            }
-            match observed {
+            match self.observe(&other, stage, false).await {
                 Ok(seen) if seen == self.expected => {
                     wrong.push(format!("{kind} `{}`: nobody notices that {} is not there: {seen:?}\n{other}", self.name, field.path));
                 }

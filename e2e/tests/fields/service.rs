@@ -36,8 +36,18 @@ pub fn cases() -> Vec<Case> {
             .fields(&["spec.clusterIPs"])
             .ask("GET http://127.0.0.77/")
             .sees("status by", "200 v2"),
+        // Without it the selector counts.
+        case(
+            "type",
+            service(&format!(
+                "type: ExternalName, externalName: nobody.invalid, {V2}, ports: [{{name: http, port: 80, targetPort: 8080}}]"
+            )),
+        )
+        .fields(&["spec.type"])
+        .ask("GET http://s/")
+        .sees("status by", "503 -"),
         case("externalName", service("type: ExternalName, externalName: localhost, ports: [{name: http, port: 80, targetPort: $port-v1}]"))
-            .fields(&["spec.type", "spec.externalName = nobody.invalid"])
+            .fields(&["spec.externalName = nobody.invalid"])
             .ask("GET http://s/")
             .sees("status by", "200 v1"),
     ]
