@@ -24,7 +24,7 @@
 //!   value there instead, where the field may not be missing or its absence means the same.
 //! - A Workload's cases run all at once in a mesh of their own (`fields/local.rs`).
 //! - The words for requests and observations are in `fields/ask.rs`. `PILLION_CASE=text` runs the cases whose names hold the text.
-#![allow(clippy::unwrap_used, clippy::expect_used)] // a test's helpers may fail loudly
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // a test's helpers may fail loudly, and say what they saw
 
 #[path = "fields/ask.rs"]
 mod ask;
