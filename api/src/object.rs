@@ -129,7 +129,7 @@ kinds! {
     Service service "", ["v1"], false, true, Status::Enforced;
     Namespace namespace "", ["v1"], true, false, Status::Enforced;
     ServiceAccount service_account "", ["v1"], true, true, Status::Enforced;
-    Secret secret "", ["v1"], true, true, Status::Enforced;
+    Secret secret "", ["v1"], true, true, Status::NotYetEnforced;
     ConfigMap config_map "", ["v1"], true, true, Status::Enforced;
     Deployment deployment "apps", ["v1"], false, true, Status::Enforced;
     Workload workload "pillion.io", ["v1alpha1"], false, true, Status::Enforced;

@@ -37,7 +37,6 @@ message! {
     /// The metadata of a pod.
     pub struct PodMetadata = "ObjectMeta" (open) {
         "labels" labels: Labels, enforced;
-        "annotations" annotations: Labels, enforced;
     }
 }
 
@@ -55,7 +54,6 @@ message! {
 message! {
     /// Kubernetes' `Container`.
     pub struct Container = "Container" (open) {
-        "name" name: String, enforced;
         "ports" ports: Vec<ContainerPort>, enforced;
         "env" env: Vec<EnvVar>, enforced;
         "readinessProbe" readiness_probe: Option<Probe>, enforced;
@@ -87,7 +85,7 @@ message! {
         "grpc" grpc: Option<GrpcProbe>, enforced;
         "exec" exec: Option<ExecProbe>, enforced;
         /// 0 when missing.
-        "initialDelaySeconds" initial_delay_seconds: Option<u32>, enforced;
+        "initialDelaySeconds" initial_delay_seconds: Option<u32>, pending;
         /// 10 when missing.
         "periodSeconds" period_seconds: Option<u32>, enforced;
         /// 1 when missing.
@@ -101,11 +99,6 @@ message! {
 }
 
 impl Probe {
-    /// How long before the first probe.
-    pub fn initial_delay(&self) -> Duration {
-        Duration::from_secs(self.initial_delay_seconds.unwrap_or(0).into())
-    }
-
     /// How long between probes.
     pub fn period(&self) -> Duration {
         Duration::from_secs(self.period_seconds.unwrap_or(10).max(1).into())
@@ -124,7 +117,7 @@ message! {
         "path" path: String, enforced;
         /// By number or name.
         "port" port: Option<IntOrString>, enforced;
-        "host" host: String, enforced;
+        "host" host: String, pending;
         /// `HTTP` when empty.
         "scheme" scheme: String, enforced;
         "httpHeaders" http_headers: Vec<EnvVar>, enforced;

@@ -24,7 +24,7 @@ message! {
         "hosts" hosts: Vec<String>, enforced;
         "tls" tls: Option<ServerTlsSettings>, pending;
         "defaultEndpoint" default_endpoint: String, pending;
-        "name" name: String, enforced;
+        "name" name: String, inert;
     }
 }
 

@@ -18,9 +18,9 @@ message! {
         "clusterIPs" cluster_ips: Vec<String>, enforced;
         /// The name that an `ExternalName` service stands for.
         "externalName" external_name: String, enforced;
-        "externalIPs" external_ips: Vec<String>, enforced;
+        "externalIPs" external_ips: Vec<String>, pending;
         /// Endpoints count before they are ready.
-        "publishNotReadyAddresses" publish_not_ready_addresses: bool, enforced;
+        "publishNotReadyAddresses" publish_not_ready_addresses: bool, pending;
     }
 }
 

@@ -34,7 +34,7 @@ message! {
         /// Where the program listens; picked when missing.
         "localPort" local_port: Option<u16>, enforced;
         /// As `appProtocol` of a Service: what is spoken.
-        "protocol" protocol: String, enforced;
+        "protocol" protocol: String, pending;
     }
 }
 
