@@ -8,6 +8,7 @@ mod command;
 pub mod model {
     pub mod endpoints;
     pub mod instance;
+    mod locality;
     pub mod publish;
     pub mod revision;
     pub mod store;

@@ -187,3 +187,24 @@ fn an_older_world_is_still_translated_as_it_was() {
     translator.translate(&second, &client);
     assert!(translator.translate(&first, &client).same_resources(&before));
 }
+
+#[test]
+fn an_edit_of_what_a_workload_entry_says_of_itself_reaches_those_who_select_it() {
+    let text = |version: &str, zone: &str| {
+        format!(
+            "{SERVICES}apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n\
+             metadata: {{name: vm, labels: {{app: ratings, version: {version}, istio-locality: {zone}}}}}\nspec: {{address: 10.8.0.1}}\n"
+        )
+    };
+    let translator = world::translator().0;
+    let first = build(1, objects(&text("v1", "eu.a")), None);
+    let client = node(&first, "client as pillion");
+    let mut before = translator.translate(&first, &client);
+    let mut world = first;
+    for (generation, version, zone) in [(2, "v2", "eu.a"), (3, "v2", "eu.b")] {
+        let next = Arc::new(World::build(generation, objects(&text(version, zone)), world.instances.clone(), Some(&world)));
+        let after = translator.translate(&next, &client);
+        assert_eq!(changed(&before, &after), ["eds outbound|80||ratings.default.svc.cluster.local"], "{version} {zone}");
+        (before, world) = (after, next);
+    }
+}

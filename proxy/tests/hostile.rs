@@ -159,6 +159,18 @@ async fn every_line_of_the_way_so_far_is_kept() {
 }
 
 #[tokio::test]
+async fn an_original_destination_is_never_this_proxy_but_may_be_at_another_port() {
+    let upstream = Upstream::answering(OK).await;
+    for (port, status, flags) in [(None, 503, "UH"), (Some(upstream.address.port()), 200, "-")] {
+        let mut plan = Plan::to(H1, &[], |_| {});
+        plan.clusters = vec![dynamic("c", ClusterKind::OriginalDestination { port })];
+        let mut proxy = plan.start();
+        assert_eq!(proxy.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.status, status, "{port:?}");
+        assert_eq!(proxy.seen().await.flags, flags, "{port:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_request_to_the_proxy_itself_does_not_go_round() {
     let mut plan = Plan::to(H1, &[], |_| {});
     plan.clusters = vec![dynamic("c", ClusterKind::DynamicForwardProxy)];

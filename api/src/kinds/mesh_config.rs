@@ -52,7 +52,7 @@ message! {
         "rootNamespace" root_namespace: String, enforced;
         "localityLbSetting" locality_lb_setting: Option<LocalityLoadBalancerSetting>, pending;
         "zoneAwareLbSetting" zone_aware_lb_setting: Option<ZoneAwareLoadBalancerSetting>, pending;
-        "dnsRefreshRate" dns_refresh_rate: Option<Duration>, pending;
+        "dnsRefreshRate" dns_refresh_rate: Option<Duration>, enforced;
         "h2UpgradePolicy" h2_upgrade_policy: MeshH2UpgradePolicy, pending;
         "inboundClusterStatName" inbound_cluster_stat_name: String, pending;
         "outboundClusterStatName" outbound_cluster_stat_name: String, pending;

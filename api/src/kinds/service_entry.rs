@@ -16,7 +16,7 @@ message! {
         "location" location: Location, enforced;
         "resolution" resolution: Resolution, enforced;
         "endpoints" endpoints: Vec<WorkloadEntry>, enforced;
-        "workloadSelector" workload_selector: Option<LabelSelector>, pending;
+        "workloadSelector" workload_selector: Option<LabelSelector>, enforced;
         "exportTo" export_to: Vec<String>, enforced;
         "subjectAltNames" subject_alt_names: Vec<String>, pending;
     }
@@ -33,11 +33,11 @@ enumeration! {
 enumeration! {
     /// Istio's `ServiceEntry.Resolution`.
     pub enum Resolution = "Resolution" {
-        "NONE" 0 None, pending;
+        "NONE" 0 None, enforced;
         "STATIC" 1 Static, enforced;
         "DNS" 2 Dns, enforced;
-        "DNS_ROUND_ROBIN" 3 DnsRoundRobin, pending;
-        "DYNAMIC_DNS" 4 DynamicDns, pending;
+        "DNS_ROUND_ROBIN" 3 DnsRoundRobin, enforced;
+        "DYNAMIC_DNS" 4 DynamicDns, enforced;
     }
 }
 

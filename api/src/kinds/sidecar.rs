@@ -48,7 +48,7 @@ message! {
 message! {
     /// Istio's `WorkloadSelector`.
     pub struct LabelSelector = "WorkloadSelector" {
-        "labels" labels: BTreeMap<String, String>, pending;
+        "labels" labels: BTreeMap<String, String>, enforced;
     }
 }
 

@@ -14,7 +14,7 @@ message! {
         "ports" ports: BTreeMap<String, u32>, enforced;
         "labels" labels: BTreeMap<String, String>, enforced;
         "network" network: String, pending;
-        "locality" locality: String, pending;
+        "locality" locality: String, enforced;
         "weight" weight: u32, enforced;
         "serviceAccount" service_account: String, pending;
     }

@@ -118,8 +118,28 @@ fn resolution(cx: &mut Check<'_>, path: &Path<'_>, body: &ServiceEntry) {
         }
         Resolution::Dns | Resolution::DnsRoundRobin | Resolution::DynamicDns => {}
     }
-    if body.workload_selector.is_some() && !matches!(body.resolution, Resolution::Static | Resolution::None) {
-        let message = format!("a workloadSelector does not go with {}", body.resolution.as_str());
+    if body.resolution == Resolution::DynamicDns {
+        dynamic_dns(cx, path, body);
+    }
+}
+
+/// Source: Istio's `ValidateServiceEntry`.
+fn dynamic_dns(cx: &mut Check<'_>, path: &Path<'_>, body: &ServiceEntry) {
+    for (index, _) in body.hosts.iter().enumerate().filter(|(_, host)| !host.starts_with('*')) {
+        let message = "DYNAMIC_DNS is for wildcards";
+        cx.error(code::RESOLUTION, &path.field("hosts").index(index), message, "use `resolution: DNS` for a host that is known");
+    }
+    if !body.addresses.is_empty() {
+        let message = "DYNAMIC_DNS goes by the host that is asked for, and has no addresses";
+        cx.error(code::RESOLUTION, &path.field("addresses"), message, "remove them");
+    }
+    let known = |protocol: &str| ["HTTP", "HTTP2", "GRPC", "TLS"].iter().any(|known| known.eq_ignore_ascii_case(protocol));
+    for (index, _) in body.ports.iter().enumerate().filter(|(_, port)| !known(&port.protocol)) {
+        let message = "DYNAMIC_DNS needs a protocol that says the host";
+        cx.error(code::RESOLUTION, &path.field("ports").index(index).field("protocol"), message, "one of HTTP, HTTP2, GRPC, TLS");
+    }
+    if body.workload_selector.is_some() {
+        let message = "a workloadSelector does not go with DYNAMIC_DNS";
         cx.error(code::RESOLUTION, &path.field("workloadSelector"), message, "use `resolution: STATIC`");
     }
 }

@@ -13,6 +13,7 @@ use pillion_api::{
 
 use super::{
     instance::{Instance, InstancePort, Instances},
+    locality,
     revision::Revision,
 };
 
@@ -95,8 +96,9 @@ pub(super) fn resolve(effective: &Effective, instances: &Instances) -> Vec<Servi
             .each(services, &instance.id.namespace, &instance.labels, |at| add_instance(&mut found[at], &services[at], instance, &peer));
     }
     for entry in effective.set().of::<WorkloadEntry>() {
-        let mut labels = entry.object.meta.labels.clone();
-        labels.extend(entry.spec.labels.clone());
+        // What the object says of itself goes before its `spec`. Source: Istio's `ConvertWorkloadEntry`.
+        let mut labels = entry.spec.labels.clone();
+        labels.extend(entry.object.meta.labels.clone());
         let peer = Arc::new(peer_of_entry(entry, labels));
         selectors.each(services, entry.namespace(), &peer.labels, |at| add_entry(&mut found[at], &services[at], entry.spec, &peer));
     }
@@ -148,24 +150,29 @@ impl<'a> SelectorIndex<'a> {
 }
 
 fn peer_of(instance: &Instance) -> Peer {
+    let locality = locality::of("", &instance.labels);
     Peer {
         workload: instance.workload.clone(),
         namespace: instance.id.namespace.clone(),
-        labels: instance.labels.clone(),
+        labels: locality::with_topology(&instance.labels, &locality),
         service_account: instance.service_account.clone(),
         instance: instance.id.name.clone(),
-        locality: String::new(),
+        locality,
     }
 }
 
 fn peer_of_entry(entry: Of<'_, WorkloadEntry>, labels: Labels) -> Peer {
+    let locality = locality::of(&entry.spec.locality, &labels);
+    let meta = &entry.object.meta;
+    // Source: Istio's `WorkloadNameFromWorkloadEntry`.
+    let group = meta.annotations.get("istio.io/autoRegistrationGroup").or_else(|| meta.labels.get("service.istio.io/workload-name"));
     Peer {
-        workload: entry.name().to_owned(),
+        workload: group.map_or(entry.name(), String::as_str).to_owned(),
         namespace: entry.namespace().to_owned(),
-        labels,
+        labels: locality::with_topology(&labels, &locality),
         service_account: entry.spec.service_account.clone(),
         instance: String::new(),
-        locality: entry.spec.locality.clone(),
+        locality,
     }
 }
 
@@ -187,12 +194,19 @@ fn add_instance(endpoints: &mut ServiceEndpoints, service: &MeshService, instanc
 
 fn add_entry(endpoints: &mut ServiceEndpoints, service: &MeshService, entry: &WorkloadEntry, peer: &Arc<Peer>) {
     for (port, (_, list)) in service.ports.iter().zip(&mut endpoints.ports) {
-        let named = entry.ports.get(&port.name).copied();
-        let number = named.or_else(|| match &port.target_port {
-            TargetPort::Number(number) => Some(*number),
+        // Source: Istio's `serviceInstanceFromWorkloadInstance`.
+        let number = match &port.target_port {
+            TargetPort::Number(number) => Some(entry.ports.get(&port.name).copied().unwrap_or(*number)),
             TargetPort::Name(name) => entry.ports.get(name).copied(),
+        };
+        let place = number.and_then(|number| place(&entry.address, number));
+        // Names are for services that resolve names; sockets are known to an entry's own endpoints only.
+        let place = place.filter(|place| match place {
+            Place::Socket(_) => true,
+            Place::Name(..) => is_by_name(service),
+            Place::Pipe(_) => false,
         });
-        if let Some(place) = number.and_then(|number| place(&entry.address, number)) {
+        if let Some(place) = place {
             list.push(Endpoint { place, weight: entry.weight.max(1), peer: peer.clone() });
         }
     }
@@ -200,16 +214,15 @@ fn add_entry(endpoints: &mut ServiceEndpoints, service: &MeshService, entry: &Wo
 
 /// Endpoints of a ServiceEntry; without any, a DNS service is found under its own name.
 fn add_written(endpoints: &mut ServiceEndpoints, service: &MeshService) {
-    let by_name = matches!(service.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
-    if by_name && service.endpoints.is_empty() && service.selector.is_empty() {
-        let peer = Arc::new(written_peer(service, Labels::new(), String::new(), String::new()));
+    if is_by_name(service) && service.endpoints.is_empty() && service.selector.is_empty() {
+        let peer = Arc::new(written_peer(service, &Labels::new(), "", ""));
         for (port, (_, list)) in service.ports.iter().zip(&mut endpoints.ports) {
             list.push(Endpoint { place: Place::Name(service.host.clone(), number_of(port)), weight: 1, peer: peer.clone() });
         }
         return;
     }
     for written in &service.endpoints {
-        let peer = Arc::new(written_peer(service, written.labels.clone(), written.service_account.clone(), written.locality.clone()));
+        let peer = Arc::new(written_peer(service, &written.labels, &written.service_account, &written.locality));
         for (port, (_, list)) in service.ports.iter().zip(&mut endpoints.ports) {
             let number = written.ports.get(&port.name).copied().unwrap_or(number_of(port));
             if let Some(place) = place(&written.address, number) {
@@ -219,12 +232,17 @@ fn add_written(endpoints: &mut ServiceEndpoints, service: &MeshService) {
     }
 }
 
-fn written_peer(service: &MeshService, labels: Labels, service_account: String, locality: String) -> Peer {
+fn is_by_name(service: &MeshService) -> bool {
+    matches!(service.resolution, Resolution::Dns | Resolution::DnsRoundRobin)
+}
+
+fn written_peer(service: &MeshService, labels: &Labels, service_account: &str, written: &str) -> Peer {
+    let locality = locality::of(written, labels);
     Peer {
         workload: service.name.clone(),
         namespace: service.namespace.clone(),
-        labels,
-        service_account,
+        labels: locality::with_topology(labels, &locality),
+        service_account: service_account.to_owned(),
         instance: String::new(),
         locality,
     }

@@ -7,6 +7,9 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use tokio::sync::watch;
 
+/// The name of the only cluster there is; endpoints say it as Istio's do.
+pub const CLUSTER_ID: &str = "Kubernetes";
+
 /// Names one replica: the `<instance>.<namespace>` of a node id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InstanceId {

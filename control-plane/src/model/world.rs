@@ -66,7 +66,8 @@ impl World {
         revise_delegating(&effective, previous, &mut objects);
         let rules = revise::<DestinationRule>(&effective, previous, &mut objects);
         let gateways = revise::<Gateway>(&effective, previous, &mut objects);
-        let entries = revise::<WorkloadEntry>(&effective, previous, &mut objects);
+        let entries = revise::<WorkloadEntry>(&effective, previous, &mut objects)
+            || previous.is_none_or(|world| !same_entries(&effective, &world.effective));
         let before = previous.map(|world| world.revisions);
         let same_mesh = previous.is_some_and(|world| {
             let (now, old) = (effective.mesh(), world.effective.mesh());
@@ -164,6 +165,12 @@ fn revise<T: OfKind + PartialEq>(effective: &Effective, previous: Option<&World>
         changed |= !same;
     }
     changed
+}
+
+/// Whether WorkloadEntries are labelled and named as they were: selectors ask for what the objects say of themselves, too.
+fn same_entries(now: &Effective, old: &Effective) -> bool {
+    let (now, old) = (now.set().of::<WorkloadEntry>(), old.set().of::<WorkloadEntry>());
+    now.zip(old).all(|(a, b)| (&a.object.meta.labels, &a.object.meta.annotations) == (&b.object.meta.labels, &b.object.meta.annotations))
 }
 
 /// A VirtualService that delegates is another one when its delegates are.

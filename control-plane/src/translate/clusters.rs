@@ -3,10 +3,10 @@
 //! In:  the services a client sees, the DestinationRules it follows, its own instance.
 //! Out: Envoy clusters by the names of `pillion_xds::names`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use pillion_api::{
-    effective::{Effective, Labels, MergedRule, MeshService, Policy, Protocol, Resolution, ServicePort, Source, selects},
+    effective::{Effective, Labels, MergedRule, MeshService, Policy, Protocol, Resolution, ServicePort, Source, TargetPort, selects},
     kinds::destination_rule::{LoadBalancerSettings, SimpleLb, Subset},
     set::ObjectIndex,
 };
@@ -18,13 +18,16 @@ use pillion_xds::{
 use super::{
     connection_manager::dns_cache,
     endpoints,
-    scope::Client,
+    scope::{Client, Mode},
     wire::{
         self, Any, ads, any,
         cluster::{
             CircuitBreakers, Cluster,
             circuit_breakers::Thresholds,
-            cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbPolicy},
+            cluster::{
+                ClusterDiscoveryType, CustomClusterType, DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbConfig, LbPolicy,
+                OriginalDstLbConfig,
+            },
         },
         core::{self, Metadata},
         dfp_cluster, object, text, uint32,
@@ -38,6 +41,8 @@ use super::{
 };
 use crate::model::{endpoints::Endpoint, instance::InstancePort};
 
+/// How often names are asked for when no answer says how long it is good. Source: `MeshConfig.dnsRefreshRate`.
+const DNS_REFRESH: Duration = Duration::from_secs(60);
 const PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// A cluster that a client has for a service.
@@ -47,12 +52,47 @@ pub struct Outbound<'a> {
     pub subset: Option<&'a Subset>,
     pub rule: Option<&'a std::sync::Arc<MergedRule>>,
     pub name: ClusterName,
+    pub discovery: Discovery,
+}
+
+/// How a client finds the endpoints of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discovery {
+    /// They are sent.
+    Eds,
+    /// All addresses of their names.
+    StrictDns,
+    /// One address of one name at a time.
+    LogicalDns,
+    /// The client's connection says where it was going.
+    OriginalDestination,
+    /// The request's authority says it, and the proxy resolves it.
+    ForwardProxy,
+}
+
+impl Discovery {
+    /// Source: Istio's `convertResolution`. Where connections are redirected, a headless service's client has chosen the pod. A client that
+    /// names the proxy has no connection to a pod: it gets the endpoints, for which Istio has `PILOT_ENABLE_EDS_FOR_HEADLESS_SERVICES`.
+    pub fn of(service: &MeshService, mode: Mode) -> Self {
+        let captured = !mode.explicit && !mode.router && !mode.grpc;
+        match service.resolution {
+            Resolution::Static if service.headless && captured => Self::OriginalDestination,
+            Resolution::Static => Self::Eds,
+            Resolution::Dns => Self::StrictDns,
+            Resolution::DnsRoundRobin => Self::LogicalDns,
+            // Nobody's destination is known at a gateway.
+            Resolution::None if mode.router => Self::Eds,
+            Resolution::None if mode.resolves_names() => Self::ForwardProxy,
+            Resolution::None => Self::OriginalDestination,
+            Resolution::DynamicDns => Self::ForwardProxy,
+        }
+    }
 }
 
 impl Outbound<'_> {
     /// Its endpoints come by EDS.
     pub fn is_eds(&self) -> bool {
-        self.service.resolution == Resolution::Static
+        self.discovery == Discovery::Eds
     }
 
     /// Whether an endpoint belongs to the subset.
@@ -70,13 +110,15 @@ pub fn each_outbound(client: &Client<'_>, mut each: impl FnMut(Outbound<'_>)) {
     let effective = client.world.effective();
     for service in effective.services_for(client.namespace()) {
         let rule = effective.destination_rule(client.namespace(), client.labels(), service);
-        let subsets = rule.map(|rule| &rule.subsets[..]).unwrap_or_default();
+        let discovery = Discovery::of(service, client.mode());
+        // Istio has no subsets of names that are resolved per request.
+        let subsets = rule.filter(|_| service.resolution != Resolution::DynamicDns).map(|rule| &rule.subsets[..]).unwrap_or_default();
         for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
             let Ok(number) = u16::try_from(port.number) else { continue };
             let all = std::iter::once(None).chain(subsets.iter().map(|merged| Some(&merged.subset)));
             for subset in all {
                 let name = ClusterName::outbound(number, subset.map_or("", |subset| &subset.name), &service.host);
-                each(Outbound { service, port, subset, rule, name });
+                each(Outbound { service, port, subset, rule, name, discovery });
             }
         }
     }
@@ -113,18 +155,19 @@ fn of_service(client: &Client<'_>, wanted: &Outbound<'_>) -> Cluster {
 /// Sets how the endpoints of a service are found.
 #[allow(deprecated)] // Istio says DNS this way, and so every Envoy understands it.
 fn discover(client: &Client<'_>, wanted: &Outbound<'_>, cluster: &mut Cluster) {
-    match wanted.service.resolution {
-        Resolution::Static => {
+    match wanted.discovery {
+        Discovery::Eds => {
             cluster.cluster_discovery_type = kind(DiscoveryType::Eds);
             let service_name = wanted.name.to_string();
             cluster.eds_cluster_config = Some(EdsClusterConfig { eds_config: Some(ads()), service_name });
         }
-        Resolution::Dns | Resolution::DnsRoundRobin => {
-            let one = wanted.service.resolution == Resolution::DnsRoundRobin;
+        Discovery::StrictDns | Discovery::LogicalDns => {
+            let one = wanted.discovery == Discovery::LogicalDns;
             cluster.cluster_discovery_type = kind(if one { DiscoveryType::LogicalDns } else { DiscoveryType::StrictDns });
             cluster.dns_lookup_family = DnsLookupFamily::V4Preferred as i32;
             cluster.respect_dns_ttl = true;
-            cluster.dns_refresh_rate = client.world.effective().mesh().config.dns_refresh_rate.map(wire::duration);
+            let refresh = client.world.effective().mesh().config.dns_refresh_rate.unwrap_or(DNS_REFRESH);
+            cluster.dns_refresh_rate = Some(wire::duration(refresh));
             let found = client.world.endpoints(wanted.service);
             let all = found.map(|found| found.of_port(wanted.port.number)).unwrap_or_default();
             // Envoy takes exactly one name for LOGICAL_DNS.
@@ -135,7 +178,19 @@ fn discover(client: &Client<'_>, wanted: &Outbound<'_>, cluster: &mut Cluster) {
             }
             cluster.load_assignment = Some(endpoints::assignment(wanted, &kept));
         }
-        Resolution::DynamicDns | Resolution::None => undiscovered(client.mode().resolves_names(), cluster),
+        Discovery::ForwardProxy => undiscovered(true, cluster),
+        Discovery::OriginalDestination => {
+            undiscovered(false, cluster);
+            // A ServiceEntry may say that its servers listen elsewhere; a headless Service's ports are for those who look up its pods.
+            let port = match wanted.port.target_port {
+                TargetPort::Number(port) if wanted.service.source == Source::ServiceEntry && port != wanted.port.number => uint32(port),
+                _ => None,
+            };
+            if port.is_some() {
+                let config = OriginalDstLbConfig { upstream_port_override: port, ..Default::default() };
+                cluster.lb_config = Some(LbConfig::OriginalDstLbConfig(config));
+            }
+        }
     }
 }
 

@@ -26,11 +26,9 @@ use super::{
 };
 use crate::model::{
     endpoints::{Endpoint, Peer, Place},
+    instance::CLUSTER_ID,
     revision::Revision,
 };
-
-/// The name of the only cluster there is; endpoints say it as Istio's do.
-const CLUSTER_ID: &str = "Kubernetes";
 
 /// Endpoint lists by what they were made from.
 #[derive(Debug, Default)]

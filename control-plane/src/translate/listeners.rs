@@ -3,7 +3,10 @@
 //! In:  the services a client sees, its route tables.
 //! Out: Envoy listeners by the names of `pillion_xds::names`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
 use pillion_api::effective::{MeshService, Protocol, Resolution, ServicePort};
 use pillion_xds::{
@@ -94,9 +97,10 @@ pub fn outbound(client: &Client<'_>, layout: &Layout) -> ResourceMap {
         return all;
     }
     let common = Common::new(client);
+    let resolving = resolving_ports(client);
     for (name, _) in layout.tables.iter().filter(|(_, table)| table.declared) {
         if let RouteParts::Port(port) = name.parts() {
-            insert(&mut all, &http_port(&common, port, name));
+            insert(&mut all, &http_port(&common, port, name, resolving.contains(&port.into())));
         }
     }
     for service in client.world.effective().services_for(client.namespace()) {
@@ -131,11 +135,18 @@ fn addresses(client: &Client<'_>, service: &MeshService) -> Vec<IpAddr> {
     known
 }
 
+/// Ports on which some service's hosts are resolved per request (DYNAMIC_DNS), wherever connections were going.
+fn resolving_ports(client: &Client<'_>) -> BTreeSet<u32> {
+    let services = client.world.effective().services_for(client.namespace()).into_iter();
+    let resolving = services.filter(|service| service.resolution == Resolution::DynamicDns);
+    resolving.flat_map(|service| service.ports.iter().map(|port| port.number)).collect()
+}
+
 /// Every HTTP service on a port: the host says which.
-fn http_port(common: &Common, port: u16, routes: &RouteName) -> Listener {
+fn http_port(common: &Common, port: u16, routes: &RouteName, resolves: bool) -> Listener {
     let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
     let name = ListenerName::address(address.ip(), port);
-    let filter = http(common, &name, Routes::Rds(routes.to_string()));
+    let filter = http(common, &name, Routes::Rds(routes.to_string()), resolves);
     Listener {
         filter_chains: vec![chain("http", filter)],
         bind_to_port: boolean(false),
@@ -143,7 +154,7 @@ fn http_port(common: &Common, port: u16, routes: &RouteName) -> Listener {
     }
 }
 
-fn http(common: &Common, name: &ListenerName, routes: Routes) -> Filter {
+fn http(common: &Common, name: &ListenerName, routes: Routes, resolves: bool) -> Filter {
     connection_manager::filter(Manager {
         direction: Direction::Outbound,
         stat_prefix: format!("outbound_{name}"),
@@ -151,7 +162,7 @@ fn http(common: &Common, name: &ListenerName, routes: Routes) -> Filter {
         access_log: &common.access_log,
         absolute_url: false,
         connect: false,
-        dynamic_forward_proxy: false,
+        dynamic_forward_proxy: resolves,
     })
 }
 
@@ -163,7 +174,7 @@ fn service_port(common: &Common, service: &MeshService, port: &ServicePort, ip: 
     let bytes = common.tcp(format!("outbound_{name}"), &ClusterName::outbound(number, "", &service.host));
     let mut made = Listener { bind_to_port: boolean(false), ..listener(&name, address, core::TrafficDirection::Outbound) };
     if port.protocol.is_sniffed() {
-        let requests = http(common, &name, Routes::Rds(RouteName::port(number).to_string()));
+        let requests = http(common, &name, Routes::Rds(RouteName::port(number).to_string()), false);
         common.sniffed(requests, bytes, &mut made);
     } else {
         made.filter_chains = vec![chain("tcp", bytes)];

@@ -37,7 +37,7 @@ pub(super) fn endpoints(cluster: &Cluster) -> Arc<EndpointList> {
     match &cluster.kind {
         ClusterKind::Endpoints(list) => Arc::clone(list),
         ClusterKind::Dns(dns) => dns.resolved.load_full(),
-        ClusterKind::OriginalDestination | ClusterKind::DynamicForwardProxy => Arc::default(),
+        ClusterKind::OriginalDestination { .. } | ClusterKind::DynamicForwardProxy => Arc::default(),
     }
 }
 
@@ -45,7 +45,7 @@ fn kind(cluster: &Cluster) -> &'static str {
     match &cluster.kind {
         ClusterKind::Endpoints(_) => "endpoints",
         ClusterKind::Dns(_) => "dns",
-        ClusterKind::OriginalDestination => "original_dst",
+        ClusterKind::OriginalDestination { .. } => "original_dst",
         ClusterKind::DynamicForwardProxy => "dynamic_forward_proxy",
     }
 }

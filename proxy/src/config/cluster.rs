@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -110,8 +111,8 @@ pub enum ClusterKind {
     Endpoints(Arc<EndpointList>),
     /// STRICT_DNS and LOGICAL_DNS: `connect::resolve` keeps the list fresh, off the workers. Carried over swaps while `hosts` stay the same.
     Dns(Arc<DnsEndpoints>),
-    /// The connection's original destination. Source: `ORIGINAL_DST`.
-    OriginalDestination,
+    /// The connection's original destination, at another port if one is given. Source: `ORIGINAL_DST`, `upstream_port_override`.
+    OriginalDestination { port: Option<u16> },
     /// The request's authority, resolved when asked for. Source: `envoy.clusters.dynamic_forward_proxy`.
     DynamicForwardProxy,
 }
@@ -124,8 +125,45 @@ pub struct DnsEndpoints {
     pub resolved: ArcSwap<EndpointList>,
     /// All addresses are endpoints (STRICT_DNS), or only the first answer (LOGICAL_DNS).
     pub all_addresses: bool,
+    pub family: LookupFamily,
     /// How often to ask again when the answer's TTL does not say. Source: `dns_refresh_rate` (5 s when unset).
     pub refresh: Duration,
+}
+
+impl DnsEndpoints {
+    /// What stands for the one endpoint of LOGICAL_DNS whatever its address is: connections to the last address live on when it moves.
+    pub fn logical(&self) -> Option<NonZeroU64> {
+        let host = self.hosts.first().filter(|_| !self.all_addresses)?;
+        NonZeroU64::new(foldhash::fast::FixedState::default().hash_one((&host.host, host.port)) | 1)
+    }
+}
+
+/// Which addresses of a name count. Source: `Cluster.dns_lookup_family`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LookupFamily {
+    /// IPv6 if there is any, else IPv4.
+    #[default]
+    Auto,
+    V4Only,
+    V6Only,
+    /// IPv4 if there is any, else IPv6.
+    V4Preferred,
+    All,
+}
+
+impl LookupFamily {
+    /// The addresses that count, in the order of the answer.
+    pub fn choose(self, answer: &[IpAddr]) -> Vec<IpAddr> {
+        let of = |v4: bool| answer.iter().copied().filter(|ip| ip.is_ipv4() == v4).collect::<Vec<_>>();
+        let first = |v4: bool| if answer.iter().any(|ip| ip.is_ipv4() == v4) { of(v4) } else { of(!v4) };
+        match self {
+            Self::Auto => first(false),
+            Self::V4Preferred => first(true),
+            Self::V4Only => of(true),
+            Self::V6Only => of(false),
+            Self::All => answer.to_vec(),
+        }
+    }
 }
 
 /// One name to resolve.
@@ -268,6 +306,23 @@ mod tests {
         map.insert(ClusterName::new("outbound|80|v1|a"), 1);
         assert_eq!(map.get(&ClusterName::new(String::from("outbound|80|v1|a"))), Some(&1));
         assert_eq!(map.get(&ClusterName::new("outbound|80|v2|a")), None);
+    }
+
+    #[test]
+    fn a_lookup_family_chooses_among_the_addresses_of_a_name() {
+        let [a, b, six]: [IpAddr; 3] = ["10.0.0.1", "10.0.0.2", "::1"].map(|ip| ip.parse().unwrap());
+        let cases: [(LookupFamily, &[IpAddr], &[IpAddr]); 7] = [
+            (LookupFamily::Auto, &[a, six, b], &[six]),
+            (LookupFamily::Auto, &[a, b], &[a, b]),
+            (LookupFamily::V4Preferred, &[six, b, a], &[b, a]),
+            (LookupFamily::V4Preferred, &[six], &[six]),
+            (LookupFamily::V4Only, &[six], &[]),
+            (LookupFamily::V6Only, &[a, six], &[six]),
+            (LookupFamily::All, &[a, six, b], &[a, six, b]),
+        ];
+        for (family, answer, want) in cases {
+            assert_eq!(family.choose(answer), want, "{family:?} {answer:?}");
+        }
     }
 
     #[test]

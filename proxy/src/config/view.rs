@@ -93,7 +93,7 @@ impl WorkerView {
         let list = match &cluster.kind {
             ClusterKind::Endpoints(list) => Arc::clone(list),
             ClusterKind::Dns(dns) => dns.resolved.load_full(),
-            ClusterKind::OriginalDestination | ClusterKind::DynamicForwardProxy => Arc::default(),
+            ClusterKind::OriginalDestination { .. } | ClusterKind::DynamicForwardProxy => Arc::default(),
         };
         if let Some(before) = before
             && Arc::ptr_eq(&before.cluster, cluster)
@@ -123,7 +123,12 @@ impl WorkerView {
     }
 
     fn endpoint(&self, cluster: &Cluster, endpoint: Arc<Endpoint>) -> Rc<WorkerEndpoint> {
-        let pool = self.pools.get(PoolKey { address: endpoint.address, transport: cluster.transport });
+        let logical = match &cluster.kind {
+            ClusterKind::Dns(dns) => dns.logical(),
+            ClusterKind::Endpoints(_) | ClusterKind::OriginalDestination { .. } | ClusterKind::DynamicForwardProxy => None,
+        };
+        let pool = self.pools.get(PoolKey::new(endpoint.address, cluster.transport, logical), endpoint.address);
+        pool.aim(endpoint.address);
         Rc::new(WorkerEndpoint { endpoint, pool, handles: HandleSlot::default() })
     }
 
@@ -149,7 +154,7 @@ impl WorkerCluster {
     fn is_current(&self) -> bool {
         match &self.cluster.kind {
             ClusterKind::Dns(dns) => Arc::ptr_eq(&*dns.resolved.load(), &self.list),
-            ClusterKind::Endpoints(_) | ClusterKind::OriginalDestination | ClusterKind::DynamicForwardProxy => true,
+            ClusterKind::Endpoints(_) | ClusterKind::OriginalDestination { .. } | ClusterKind::DynamicForwardProxy => true,
         }
     }
 
@@ -180,6 +185,7 @@ impl WorkerCluster {
 mod tests {
     use super::*;
     use crate::config::RuntimeConfig;
+    use crate::config::cluster::{DnsEndpoints, DnsHost, LookupFamily};
     use crate::config::cluster::{EndpointLive, LoadBalancing, ServiceNames, Transport, UpstreamProtocol};
     use crate::config::listener::Http2Settings;
     use std::time::Duration;
@@ -224,6 +230,30 @@ mod tests {
             let next = first.next(config(&[endpoint(3), Arc::clone(&one)], transport));
             let after = next.cluster(&"c".into()).unwrap();
             assert_eq!(Rc::ptr_eq(&before.endpoints[0].pool, &after.endpoints[1].pool), same, "{name}");
+        }
+    }
+
+    #[test]
+    fn when_a_logical_name_moves_its_connections_stay_and_new_ones_go_to_the_new_address() {
+        for (all_addresses, stay) in [(false, true), (true, false)] {
+            let host = DnsHost { host: "a.example".into(), port: 80, weight: 1, peer: Arc::default() };
+            let dns = Arc::new(DnsEndpoints {
+                hosts: vec![host],
+                resolved: arc_swap::ArcSwap::from_pointee(EndpointList::new(vec![endpoint(1)])),
+                all_addresses,
+                family: LookupFamily::V4Preferred,
+                refresh: Duration::from_secs(60),
+            });
+            let mut config = RuntimeConfig::default();
+            let like = Arc::try_unwrap(Arc::into_inner(self::config(&[], 0)).unwrap().clusters.remove(&"c".into()).unwrap()).unwrap();
+            config.clusters.insert("c".into(), Arc::new(Cluster { kind: ClusterKind::Dns(Arc::clone(&dns)), ..like }));
+            let view = WorkerView::first(Arc::new(config), Rc::default());
+            let before = view.cluster(&"c".into()).unwrap();
+            assert_eq!(before.endpoints[0].pool.target().port(), 1);
+            dns.resolved.store(Arc::new(EndpointList::new(vec![endpoint(2)])));
+            let after = view.cluster(&"c".into()).unwrap();
+            assert_eq!(Rc::ptr_eq(&before.endpoints[0].pool, &after.endpoints[0].pool), stay, "all addresses: {all_addresses}");
+            assert_eq!((after.endpoints[0].pool.target().port(), after.endpoints[0].endpoint.address.port()), (2, 2));
         }
     }
 

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,14 +22,29 @@ use crate::config::cluster::{Cluster, EndpointLive, Transport};
 /// What makes two connections interchangeable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PoolKey {
-    pub address: SocketAddr,
-    pub transport: Transport,
+    to: Destination,
+    transport: Transport,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Destination {
+    Address(SocketAddr),
+    /// A name whose address may move.
+    Logical(NonZeroU64),
+}
+
+impl PoolKey {
+    /// Connections to one address, or to a name whatever its address is (`DnsEndpoints::logical`).
+    pub fn new(address: SocketAddr, transport: Transport, logical: Option<NonZeroU64>) -> Self {
+        Self { to: logical.map_or(Destination::Address(address), Destination::Logical), transport }
+    }
 }
 
 /// Free connections to one endpoint.
 #[derive(Debug)]
 pub struct Pool {
-    pub key: PoolKey,
+    /// Where new connections go.
+    target: Cell<SocketAddr>,
     /// The one that became free last is used first: it is the likeliest to be alive, and the others may age.
     idle: RefCell<Vec<h1::Sender>>,
     multiplexed: RefCell<Vec<Rc<h2::Connection>>>,
@@ -69,9 +85,9 @@ impl Drop for OpenConnection {
 }
 
 impl Pool {
-    fn new(key: PoolKey) -> Self {
+    fn new(target: SocketAddr) -> Self {
         Self {
-            key,
+            target: Cell::new(target),
             idle: RefCell::default(),
             multiplexed: RefCell::default(),
             connecting: Mutex::new(()),
@@ -153,8 +169,17 @@ impl Pool {
         multiplexed.iter().find(|connection| connection.has_room(cluster.http2.max_concurrent_streams)).map(Rc::clone)
     }
 
+    /// Open new connections to this address. Those that are open stay: a LOGICAL_DNS name keeps them when it moves, as with Envoy.
+    pub fn aim(&self, address: SocketAddr) {
+        self.target.set(address);
+    }
+
+    pub fn target(&self) -> SocketAddr {
+        self.target.get()
+    }
+
     async fn dial(&self, cluster: &Cluster) -> Result<tokio::net::TcpStream, Failure> {
-        let dialled = dial::dial(self.key.address, cluster.connect_timeout).await;
+        let dialled = dial::dial(self.target.get(), cluster.connect_timeout).await;
         if dialled.is_err() {
             cluster.live.connect_failures.fetch_add(1, Ordering::Relaxed);
         }
@@ -188,8 +213,9 @@ pub struct Pools {
 }
 
 impl Pools {
-    pub fn get(&self, key: PoolKey) -> Rc<Pool> {
-        Rc::clone(self.by_key.borrow_mut().entry(key).or_insert_with(|| Rc::new(Pool::new(key))))
+    /// `address`: where the first connections go, should the pool be new.
+    pub fn get(&self, key: PoolKey, address: SocketAddr) -> Rc<Pool> {
+        Rc::clone(self.by_key.borrow_mut().entry(key).or_insert_with(|| Rc::new(Pool::new(address))))
     }
 
     /// Close connections that are free for too long, and drain pools that no view refers to any more.
@@ -217,7 +243,7 @@ mod tests {
         let cluster = Cluster {
             name: "c".into(),
             service: ServiceNames::default(),
-            kind: ClusterKind::OriginalDestination,
+            kind: ClusterKind::OriginalDestination { port: None },
             policy: LoadBalancing::LeastRequest,
             connect_timeout: Duration::from_secs(5),
             protocol: UpstreamProtocol::Http1,
@@ -230,7 +256,7 @@ mod tests {
         };
         let closing = async {
             let pools = Pools::default();
-            let pool = pools.get(PoolKey { address, transport: Transport::default() });
+            let pool = pools.get(PoolKey::new(address, Transport::default(), None), address);
             let now = Instant::now();
             let sender = pool.http1(&cluster, &Arc::default(), now).await.unwrap();
             pool.give_back(sender, &cluster, now);

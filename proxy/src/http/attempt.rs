@@ -276,7 +276,15 @@ async fn choose_endpoint(
         ClusterKind::Endpoints(_) | ClusterKind::Dns(_) => {
             balance::pick(cluster, tried, again, || worker.random()).map(Rc::clone).ok_or(RequestError::NoEndpoint)
         }
-        ClusterKind::OriginalDestination => Ok(view.dynamic_endpoint(cluster, context.connection.local)),
+        ClusterKind::OriginalDestination { port } => {
+            let to = context.connection.local;
+            let to = SocketAddr::new(to.ip(), port.unwrap_or(to.port()));
+            // A connection that nobody redirected was meant for this proxy.
+            if leads_back(&view.config, to, to.ip()) {
+                return Err(RequestError::Loop);
+            }
+            Ok(view.dynamic_endpoint(cluster, to))
+        }
         ClusterKind::DynamicForwardProxy => {
             let name = outgoing.name.as_deref().unwrap_or_default();
             if let Some(endpoint) = cluster.named(name, context.started) {

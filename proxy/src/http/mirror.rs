@@ -138,7 +138,7 @@ async fn send(worker: Rc<Worker>, cluster: Rc<WorkerCluster>, mut request: Reque
     for _ in 0..=MOST_MOVES {
         let endpoint = match &cluster.cluster.kind {
             ClusterKind::Endpoints(_) | ClusterKind::Dns(_) => balance::pick(&cluster, &[], 0, || worker.random()).map(Rc::clone),
-            ClusterKind::OriginalDestination | ClusterKind::DynamicForwardProxy => None,
+            ClusterKind::OriginalDestination { .. } | ClusterKind::DynamicForwardProxy => None,
         };
         let Some(endpoint) = endpoint else { return };
         let live = &endpoint.endpoint.live;

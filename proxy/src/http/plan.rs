@@ -286,7 +286,7 @@ impl<'v> Plan<'v> {
 fn may_be_sent(cluster: &WorkerCluster) -> bool {
     match cluster.cluster.kind {
         ClusterKind::Endpoints(_) | ClusterKind::Dns(_) => !cluster.endpoints.is_empty(),
-        ClusterKind::OriginalDestination | ClusterKind::DynamicForwardProxy => true,
+        ClusterKind::OriginalDestination { .. } | ClusterKind::DynamicForwardProxy => true,
     }
 }
 

@@ -69,7 +69,10 @@ impl TcpConnection {
         let mut last: Refused = (ResponseFlags::NO_HEALTHY_UPSTREAM, Cow::Borrowed(""));
         for _ in 0..self.proxy.max_connect_attempts.max(1) {
             let endpoint = match cluster.cluster.kind {
-                ClusterKind::OriginalDestination | ClusterKind::DynamicForwardProxy => Some(view.dynamic_endpoint(&cluster, self.local)),
+                ClusterKind::OriginalDestination { port } => {
+                    Some(view.dynamic_endpoint(&cluster, SocketAddr::new(self.local.ip(), port.unwrap_or(self.local.port()))))
+                }
+                ClusterKind::DynamicForwardProxy => Some(view.dynamic_endpoint(&cluster, self.local)),
                 ClusterKind::Endpoints(_) | ClusterKind::Dns(_) => {
                     balance::pick(&cluster, &tried, tried.len() as u32, || self.worker.random()).map(Rc::clone)
                 }

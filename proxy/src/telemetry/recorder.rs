@@ -301,7 +301,7 @@ mod tests {
         Cluster {
             name: ClusterName::new(name),
             service: ServiceNames { host: host.into(), name: "product".into(), namespace: "shop".into(), subset: "".into() },
-            kind: ClusterKind::OriginalDestination,
+            kind: ClusterKind::OriginalDestination { port: None },
             policy: LoadBalancing::default(),
             connect_timeout: Duration::from_secs(1),
             protocol: UpstreamProtocol::Http1,

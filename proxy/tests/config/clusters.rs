@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pillion_proxy::config::RuntimeConfig;
-use pillion_proxy::config::cluster::{Cluster as Compiled, ClusterKind, ClusterName, EndpointList, LoadBalancing, UpstreamProtocol};
+use pillion_proxy::config::cluster::{
+    Cluster as Compiled, ClusterKind, ClusterName, EndpointList, LoadBalancing, LookupFamily, UpstreamProtocol,
+};
 use pillion_proxy::config::compile::WARMING;
 use pillion_xds::resource::pack;
 use pillion_xds::wire::envoy::config::cluster::v3::{Cluster, cluster};
@@ -65,7 +67,10 @@ fn every_kind_of_cluster_compiles() {
         lb_policy: cluster::LbPolicy::ClusterProvided as i32,
         ..cluster_of("PassthroughCluster", cluster::DiscoveryType::OriginalDst)
     };
-    assert!(matches!(compile(original).kind, ClusterKind::OriginalDestination));
+    assert!(matches!(compile(original.clone()).kind, ClusterKind::OriginalDestination { port: None }));
+    let elsewhere = cluster::OriginalDstLbConfig { upstream_port_override: number(8080), ..Default::default() };
+    let elsewhere = Cluster { lb_config: Some(cluster::LbConfig::OriginalDstLbConfig(elsewhere)), ..original };
+    assert!(matches!(compile(elsewhere).kind, ClusterKind::OriginalDestination { port: Some(8080) }));
     let inbound = compile(static_cluster("inbound|9080||", &["127.0.0.1:9080", "[::1]:9080", "127.0.0.1:9080"]));
     assert_eq!(addresses(&inbound), ["127.0.0.1:9080", "[::1]:9080"]);
     assert!(!inbound.sends_peer_metadata);
@@ -75,11 +80,37 @@ fn every_kind_of_cluster_compiles() {
         match &compile(dns).kind {
             ClusterKind::Dns(dns) => {
                 assert_eq!((&*dns.hosts[0].host, dns.hosts[0].port, dns.all_addresses), ("db.example.com", 5432, all));
-                assert_eq!(dns.refresh, Duration::from_secs(5));
+                assert_eq!((dns.refresh, dns.family), (Duration::from_secs(5), LookupFamily::Auto));
             }
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn dns_clusters_ask_as_often_and_for_what_they_say() {
+    let dns = Cluster {
+        load_assignment: Some(assignment("dns", vec![endpoint("db.example.com:5432", "")])),
+        dns_refresh_rate: seconds(7),
+        dns_lookup_family: cluster::DnsLookupFamily::V4Preferred as i32,
+        ..cluster_of("dns", cluster::DiscoveryType::StrictDns)
+    };
+    let ClusterKind::Dns(dns) = &compile(dns).kind else { panic!("a DNS cluster") };
+    assert_eq!((dns.refresh, dns.family), (Duration::from_secs(7), LookupFamily::V4Preferred));
+}
+
+#[test]
+fn localities_of_one_priority_are_one_list_by_the_weights_of_the_endpoints() {
+    let mut made = assignment("c", vec![endpoint("10.0.0.1:80", "")]);
+    let mut far = made.endpoints[0].clone();
+    far.lb_endpoints = vec![endpoint("10.0.0.2:80", ""), endpoint("10.0.0.3:80", "")];
+    far.locality = Some(core::Locality { region: "far".into(), ..Default::default() });
+    far.load_balancing_weight = number(100);
+    made.endpoints.push(far);
+    let cluster = Cluster { load_assignment: Some(made), ..cluster_of("c", cluster::DiscoveryType::Static) };
+    let compiled = compile(cluster);
+    assert_eq!(addresses(&compiled), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]);
+    assert!(list(&compiled).uniform, "weights of localities count only where a policy asks for them");
 }
 
 #[test]

@@ -14,13 +14,13 @@ use pillion_xds::wire::envoy::config::core::v3 as core;
 use pillion_xds::wire::envoy::config::endpoint::v3 as endpoint;
 use pillion_xds::wire::envoy::extensions::upstreams::http::v3::{HttpProtocolOptions, http_protocol_options};
 use pillion_xds::wire::google::protobuf as proto;
-use wire::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
+use wire::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily, LbConfig, LbPolicy};
 
 use super::at::{At, Compiled, note_set, refuse_set};
 use super::http_manager::over_ads;
 use super::listener::plaintext;
 use super::value::{bounded, duration, enumeration, host_and_port, http2, resource_name, socket_address, struct_text, timeout, unpack};
-use crate::config::cluster::{DnsHost, LoadBalancing, PeerLabels, ServiceNames, UpstreamProtocol};
+use crate::config::cluster::{DnsHost, LoadBalancing, LookupFamily, PeerLabels, ServiceNames, UpstreamProtocol};
 use crate::config::listener::Http2Settings;
 
 /// Endpoints of one cluster.
@@ -54,9 +54,12 @@ pub(super) enum Discovery {
     Dns {
         hosts: Vec<DnsHost>,
         all_addresses: bool,
+        family: LookupFamily,
         refresh: Duration,
     },
-    OriginalDestination,
+    OriginalDestination {
+        port: Option<u16>,
+    },
     DynamicForwardProxy,
 }
 
@@ -82,10 +85,12 @@ pub(super) fn cluster(at: &At<'_>, wire: &wire::Cluster) -> Compiled<ClusterSpec
             preconnect_policy,
             upstream_connection_options,
             connection_pool_per_downstream_connection,
-            lb_config,
             dns_failure_refresh_rate,
         ]
     );
+    if !matches!(wire.lb_config, None | Some(LbConfig::OriginalDstLbConfig(_))) {
+        at.field("lb_config").note("has no effect yet");
+    }
     resource_name(&at.field("name"), &wire.name)?;
     plaintext(&at.field("transport_socket"), wire.transport_socket.as_ref())?;
     let options = http_options(at, wire)?;
@@ -176,10 +181,26 @@ fn discovery(at: &At<'_>, wire: &wire::Cluster) -> Compiled<Discovery> {
             if refresh < Duration::from_millis(1) {
                 return Err(at_refresh.refuse("is at least 1 ms"));
             }
-            Discovery::Dns { hosts, all_addresses: kind == DiscoveryType::StrictDns, refresh: refresh.max(Duration::from_secs(1)) }
+            let family = match enumeration::<DnsLookupFamily>(&at.field("dns_lookup_family"), wire.dns_lookup_family)? {
+                DnsLookupFamily::Auto => LookupFamily::Auto,
+                DnsLookupFamily::V4Only => LookupFamily::V4Only,
+                DnsLookupFamily::V6Only => LookupFamily::V6Only,
+                DnsLookupFamily::V4Preferred => LookupFamily::V4Preferred,
+                DnsLookupFamily::All => LookupFamily::All,
+            };
+            Discovery::Dns { hosts, all_addresses: kind == DiscoveryType::StrictDns, family, refresh: refresh.max(Duration::from_secs(1)) }
         }
-        DiscoveryType::OriginalDst => Discovery::OriginalDestination,
+        DiscoveryType::OriginalDst => Discovery::OriginalDestination { port: port_override(at, wire)? },
     })
+}
+
+/// The port that takes the place of the original destination's. Destinations that a request may name itself are not supported.
+fn port_override(at: &At<'_>, wire: &wire::Cluster) -> Compiled<Option<u16>> {
+    let Some(LbConfig::OriginalDstLbConfig(config)) = &wire.lb_config else { return Ok(None) };
+    let at = at.field("original_dst_lb_config");
+    refuse_set!(config, at, [use_http_header, http_header_name, metadata_key]);
+    let at = at.field("upstream_port_override");
+    config.upstream_port_override.as_ref().map(|port| u16::try_from(port.value).map_err(|_| at.refuse("is no port"))).transpose()
 }
 
 fn load_balancing(at: &At<'_>, wire: &wire::Cluster) -> Compiled<LoadBalancing> {

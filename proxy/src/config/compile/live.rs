@@ -83,7 +83,7 @@ impl ClusterEntry {
         let endpoints = match &self.spec.discovery {
             Discovery::Static(endpoints) => Some(Arc::clone(endpoints)),
             Discovery::Eds(_) => assignment.cloned(),
-            Discovery::Dns { .. } | Discovery::OriginalDestination | Discovery::DynamicForwardProxy => None,
+            Discovery::Dns { .. } | Discovery::OriginalDestination { .. } | Discovery::DynamicForwardProxy => None,
         };
         if self.waiting {
             let first = match (&self.spec.discovery, &endpoints) {
@@ -114,18 +114,23 @@ impl ClusterEntry {
         let before = self.serving.as_ref().map(|serving| Arc::clone(&serving.cluster));
         let kind = match &spec.discovery {
             Discovery::Static(_) | Discovery::Eds(_) => ClusterKind::Endpoints(self.endpoint_list(before.as_deref(), endpoints)),
-            Discovery::Dns { hosts, all_addresses, refresh } => ClusterKind::Dns(match before.as_ref().map(|cluster| &cluster.kind) {
-                Some(ClusterKind::Dns(old)) if (&old.hosts, old.all_addresses, old.refresh) == (hosts, *all_addresses, *refresh) => {
-                    Arc::clone(old)
-                }
-                _ => Arc::new(DnsEndpoints {
-                    hosts: hosts.clone(),
-                    resolved: arc_swap::ArcSwap::default(),
-                    all_addresses: *all_addresses,
-                    refresh: *refresh,
-                }),
-            }),
-            Discovery::OriginalDestination => ClusterKind::OriginalDestination,
+            Discovery::Dns { hosts, all_addresses, family, refresh } => {
+                ClusterKind::Dns(match before.as_ref().map(|cluster| &cluster.kind) {
+                    Some(ClusterKind::Dns(old))
+                        if (&old.hosts, old.all_addresses, old.family, old.refresh) == (hosts, *all_addresses, *family, *refresh) =>
+                    {
+                        Arc::clone(old)
+                    }
+                    _ => Arc::new(DnsEndpoints {
+                        hosts: hosts.clone(),
+                        resolved: arc_swap::ArcSwap::default(),
+                        all_addresses: *all_addresses,
+                        family: *family,
+                        refresh: *refresh,
+                    }),
+                })
+            }
+            Discovery::OriginalDestination { port } => ClusterKind::OriginalDestination { port: *port },
             Discovery::DynamicForwardProxy => ClusterKind::DynamicForwardProxy,
         };
         // Endpoints of the mesh say which workload they are; others would only be told who calls them.
