@@ -3,7 +3,12 @@
 //! In:  a mesh of one upstream that answers with what it got, a sidecar and a gateway before it; `envoy`, without which ours is looked at alone.
 //! Out: the same heads on both sides of both proxies, also after edits of the MeshConfig.
 
-use std::{fs, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use pillion_e2e::{
     binary, eventually, peers,
@@ -109,7 +114,7 @@ impl Bench {
         bench
     }
 
-    async fn proxy(&self, program: &'static str, path: &PathBuf, workload: &str) -> Proxy {
+    async fn proxy(&self, program: &'static str, path: &Path, workload: &str) -> Proxy {
         let out = self.home.path().join(format!("{program}-{}", workload.replace('/', "-")));
         let (outbound, inbound, admin) = (free_address().await, free_address().await, free_address().await);
         let mut placed: Vec<String> = ["--workload", workload, "--admin", &admin].map(str::to_owned).to_vec();
@@ -130,7 +135,7 @@ impl Bench {
         Proxy { program, out, placed, outbound, inbound, log, _child: child.expect("the proxy starts") }
     }
 
-    async fn translate(&self, out: &PathBuf, placed: &[String]) {
+    async fn translate(&self, out: &Path, placed: &[String]) {
         let output = Command::new(binary("pillion"))
             .arg("translate")
             .arg(self.home.path().join("mesh"))
