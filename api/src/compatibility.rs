@@ -24,6 +24,7 @@ Every field of Istio's API is read and checked. What Pillion does with it:
 - **enforced**: it does what it does in Istio.
 - **not yet enforced**: it is accepted, changes nothing so far, and using it gives a warning (`PLN1017`).
 - **ignored, as Istio ignores it**: it is accepted, has no effect there either, and using it gives a warning (`PLN1017`).
+- **a label**: a name for people. Nothing depends on it, in Istio neither.
 - **refused**: it is an error that names the alternative.
 
 Field names are accepted as Istio's YAML has them (`jwksUri`) and as its protos have them (`jwks_uri`). Unknown fields, wrong types and bad
@@ -92,6 +93,7 @@ fn word(status: Status) -> &'static str {
         Status::Enforced => "enforced",
         Status::NotYetEnforced => "not yet enforced",
         Status::Inert => "ignored, as Istio ignores it",
+        Status::Label => "a label",
         Status::Refused { .. } => "refused",
     }
 }
@@ -127,7 +129,7 @@ fn line(page: &mut String, row: &Row, shown: &mut HashSet<*const MessageInfo>) -
         Status::Enforced => "enforced".to_owned(),
         Status::NotYetEnforced if message.is_some() => "not yet enforced, with everything inside".to_owned(),
         Status::NotYetEnforced => "not yet enforced".to_owned(),
-        Status::Inert => word(row.status).to_owned(),
+        Status::Inert | Status::Label => word(row.status).to_owned(),
         Status::Refused { alternative } => format!("refused: {alternative}"),
     };
     let again =

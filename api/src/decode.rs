@@ -156,7 +156,7 @@ impl<'a> Decoder<'a> {
 
     fn status(&mut self, status: Status, path: &Path<'_>, entry: &Entry, name: &str) {
         match status {
-            Status::Enforced => {}
+            Status::Enforced | Status::Label => {}
             Status::NotYetEnforced | Status::Inert if self.unenforced => {}
             Status::NotYetEnforced => self.not_enforced(name, path, entry.key_span),
             Status::Inert => {

@@ -2,7 +2,7 @@
 //!
 //! In:  one declaration per message or enumeration. Out: its type, its [`Decode`](crate::decode::Decode), its row of the table.
 
-/// The status of a field: `enforced`, `pending`, `inert`, or `refused "the alternative"`.
+/// The status of a field: `enforced`, `pending`, `inert`, `label`, or `refused "the alternative"`.
 macro_rules! status {
     (enforced) => {
         $crate::table::Status::Enforced
@@ -12,6 +12,9 @@ macro_rules! status {
     };
     (inert) => {
         $crate::table::Status::Inert
+    };
+    (label) => {
+        $crate::table::Status::Label
     };
     (refused $alternative:literal) => {
         $crate::table::Status::Refused { alternative: $alternative }

@@ -117,7 +117,7 @@ kinds! {
     DestinationRule destination_rule NETWORKING, ["v1", "v1beta1", "v1alpha3"], false, true, Status::Enforced;
     Gateway gateway NETWORKING, ["v1", "v1beta1", "v1alpha3"], false, true, Status::Enforced;
     ServiceEntry service_entry NETWORKING, ["v1", "v1beta1", "v1alpha3"], false, true, Status::Enforced;
-    WorkloadEntry workload_entry NETWORKING, ["v1", "v1beta1", "v1alpha3"], false, true, Status::NotYetEnforced;
+    WorkloadEntry workload_entry NETWORKING, ["v1", "v1beta1", "v1alpha3"], false, true, Status::Enforced;
     WorkloadGroup workload_group NETWORKING, ["v1", "v1beta1", "v1alpha3"], false, true, Status::NotYetEnforced;
     Sidecar sidecar NETWORKING, ["v1", "v1beta1", "v1alpha3"], false, true, Status::Enforced;
     ProxyConfig proxy_config NETWORKING, ["v1", "v1beta1", "v1alpha3"], false, true, Status::NotYetEnforced;

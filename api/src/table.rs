@@ -14,6 +14,8 @@ pub enum Status {
     NotYetEnforced,
     /// Read and checked, without effect in Istio too: a warning when it is used.
     Inert,
+    /// A name for people: nothing depends on it, in Istio neither.
+    Label,
     /// An error that names the alternative.
     Refused { alternative: &'static str },
 }

@@ -46,6 +46,8 @@ mod resolved;
 mod service;
 #[path = "fields/service_entry.rs"]
 mod service_entry;
+#[path = "fields/sidecar.rs"]
+mod sidecar;
 #[path = "fields/stage.rs"]
 mod stage;
 #[path = "fields/tree.rs"]
@@ -72,6 +74,8 @@ fn cases() -> Vec<(Kind, Vec<Case>)> {
         (Kind::DestinationRule, destination_rule::cases()),
         (Kind::Gateway, gateway::cases()),
         (Kind::ServiceEntry, service_entry::cases()),
+        (Kind::WorkloadEntry, service_entry::workload_entry()),
+        (Kind::Sidecar, sidecar::cases()),
         (Kind::MeshConfig, mesh_config::cases()),
         (Kind::Service, service::cases()),
         (Kind::ConfigMap, service::config_map()),

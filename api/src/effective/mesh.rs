@@ -86,11 +86,12 @@ impl Mesh {
     /// There is one endpoint, so that only `attempts`, `retryOn` and `backoff` mean anything. Source: Istio's `ConvertInboundPolicy`.
     pub fn inbound_retry_policy(&self) -> Option<RetryPolicy> {
         let attempts = i32::try_from(DEFAULT_RETRY_ATTEMPTS).unwrap_or_default();
-        let built_in = HttpRetry { attempts, ..HttpRetry::default() };
-        let block = self.config.default_inbound_http_retry_policy.as_ref().unwrap_or(&built_in);
-        let retry_on = if block.retry_on.trim().is_empty() { DEFAULT_INBOUND_RETRY_ON } else { &block.retry_on };
-        let (attempts, retry_on) = (block.attempts, retry_on.to_owned());
-        let policy = self.retry_policy(Some(&HttpRetry { attempts, retry_on, backoff: block.backoff, ..HttpRetry::default() }))?;
+        let built_in = || HttpRetry { attempts, ..HttpRetry::default() };
+        let mut block = self.config.default_inbound_http_retry_policy.as_ref().map_or_else(built_in, HttpRetry::from);
+        if block.retry_on.trim().is_empty() {
+            DEFAULT_INBOUND_RETRY_ON.clone_into(&mut block.retry_on);
+        }
+        let policy = self.retry_policy(Some(&block))?;
         Some(RetryPolicy { avoid_previous_hosts: false, ..policy })
     }
 }

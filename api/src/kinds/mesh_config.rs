@@ -70,7 +70,7 @@ message! {
         "pathNormalization" path_normalization: Option<ProxyPathNormalization>, enforced;
         "defaultHttpRetryPolicy" default_http_retry_policy: Option<HttpRetry>, enforced;
         /// Only `attempts`, `retryOn` and `backoff` count; `{}` switches it off.
-        "defaultInboundHttpRetryPolicy" default_inbound_http_retry_policy: Option<HttpRetry>, enforced;
+        "defaultInboundHttpRetryPolicy" default_inbound_http_retry_policy: Option<InboundHttpRetry>, enforced;
         "meshMTLS" mesh_mtls: Option<TlsConfig>, pending;
         "tlsDefaults" tls_defaults: Option<TlsConfig>, pending;
         "defaultTrafficPolicy" default_traffic_policy: Option<DefaultTrafficPolicy>, pending;
@@ -94,6 +94,28 @@ enumeration! {
     pub enum AccessLogEncoding = "AccessLogEncoding" {
         "TEXT" 0 Text, enforced;
         "JSON" 1 Json, enforced;
+    }
+}
+
+message! {
+    /// `HTTPRetry` towards the application, which is one endpoint.
+    pub struct InboundHttpRetry = "HTTPRetry towards the application" {
+        /// Retries after the first try; 0 disables.
+        "attempts" attempts: i32, enforced;
+        "perTryTimeout" per_try_timeout: Option<Duration>, inert;
+        /// Comma-separated conditions and status codes; `reset-before-request` when empty.
+        "retryOn" retry_on: String, enforced;
+        "retryRemoteLocalities" retry_remote_localities: Option<bool>, inert;
+        "retryIgnorePreviousHosts" retry_ignore_previous_hosts: Option<bool>, inert;
+        /// Base of the exponential back-off; 25 ms when missing.
+        "backoff" backoff: Option<Duration>, enforced;
+    }
+}
+
+impl From<&InboundHttpRetry> for HttpRetry {
+    fn from(policy: &InboundHttpRetry) -> Self {
+        let InboundHttpRetry { attempts, retry_on, backoff, .. } = policy.clone();
+        Self { attempts, retry_on, backoff, ..Self::default() }
     }
 }
 

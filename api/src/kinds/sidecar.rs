@@ -82,7 +82,7 @@ message! {
     pub struct SidecarPort = "SidecarPort" {
         "number" number: u32, enforced;
         "protocol" protocol: String, enforced;
-        "name" name: String, enforced;
+        "name" name: String, label;
         /// Deprecated.
         "targetPort" target_port: u32, inert;
     }

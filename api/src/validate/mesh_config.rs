@@ -44,14 +44,7 @@ pub(super) fn check(cx: &mut Check<'_>, path: &Path<'_>, body: &MeshConfig) {
         retries(cx, &path.field("defaultHttpRetryPolicy"), policy);
     }
     if let Some(policy) = &body.default_inbound_http_retry_policy {
-        let path = path.field("defaultInboundHttpRetryPolicy");
-        retries(cx, &path, policy);
-        for name in ["perTryTimeout", "retryRemoteLocalities", "retryIgnorePreviousHosts"] {
-            if cx.has(&path.field(name)) {
-                let message = format!("`{name}` means nothing towards the application: it has one endpoint");
-                cx.warning(code::INEFFECTIVE, &path.field(name), message, "keep attempts, retryOn and backoff");
-            }
-        }
+        retries(cx, &path.field("defaultInboundHttpRetryPolicy"), &policy.into());
     }
     if let Some(keepalive) = &body.tcp_keepalive {
         tcp_keepalive(cx, &path.field("tcpKeepalive"), keepalive);

@@ -48,7 +48,8 @@ mod tests {
     #[test]
     fn a_locality_is_declared_or_labelled() {
         let (region, zone, subzone) = (PARTS[0], PARTS[1], PARTS[2]);
-        let cases: [(&str, &[(&str, &str)], &str); 9] = [
+        type Labels<'a> = &'a [(&'a str, &'a str)];
+        let cases: [(&str, Labels<'_>, &str); 9] = [
             ("", &[], ""),
             ("eu/a/1", &[("istio-locality", "us.b.2"), (region, "asia")], "eu/a/1"),
             ("", &[("istio-locality", "us.b.2"), (region, "asia")], "us/b/2"),

@@ -15,6 +15,7 @@
 //! | `tries` | how many requests reached backends |
 //! | `at:NAME` | how many reached this backend; the first is waited for |
 //! | `listener` | alone: the name of the gateway's listener; nothing is sent |
+//! | `config:TEXT` | `yes` when the client's configuration has this text as a value: for what only time would show |
 //! | `log:FIELD` | of the access log's line; the YAML's `accessLogFile` is `$log` |
 //!
 //! What is not there is `-`. Of several equal requests each different observation is said once, in order, with `+` between.
@@ -111,6 +112,7 @@ impl Ask {
             words.push(match word.split_once(':') {
                 Some(("over", limit)) => word_for(took, limit).to_owned(),
                 Some(("at", backend)) => at(backend, stage).await,
+                Some(("config", text)) => stage.config_says(text).await.to_owned(),
                 Some(("log", field)) => stage.log(field, LATE).await,
                 Some(("header", name)) => joined(&answer, name),
                 Some(("seen", name)) => text(&saw["headers"][name]),

@@ -79,5 +79,40 @@ pub fn cases() -> Vec<Case> {
         ])
         .ask("GET http://mute.example/")
         .sees("status", "503"),
+        case("h2UpgradePolicy", rule("v1.example", "trafficPolicy: {connectionPool: {http: {h2UpgradePolicy: UPGRADE}}}"))
+            .fields(&["spec.trafficPolicy.connectionPool.http", "spec.trafficPolicy.connectionPool.http.h2UpgradePolicy = DO_NOT_UPGRADE"])
+            .ask("GET http://v1.example/")
+            .sees("by protocol", "v1 HTTP/2.0"),
+        case(
+            "useClientProtocol",
+            rule("v1.example", "trafficPolicy: {connectionPool: {http: {h2UpgradePolicy: UPGRADE, useClientProtocol: true}}}"),
+        )
+        .fields(&["spec.trafficPolicy.connectionPool.http.useClientProtocol = false"])
+        .ask("GET http://v1.example/")
+        .sees("by protocol", "v1 HTTP/1.1"),
+        case(
+            "h2UpgradePolicy of a subset",
+            rule(
+                "heavy.example",
+                "subsets: [{name: s, labels: {version: v2}, trafficPolicy: {connectionPool: {http: {h2UpgradePolicy: UPGRADE}}}}]",
+            ) + &to_subset("heavy.example"),
+        )
+        .fields(&[
+            "spec.subsets[].trafficPolicy.connectionPool.http",
+            "spec.subsets[].trafficPolicy.connectionPool.http.h2UpgradePolicy = DO_NOT_UPGRADE",
+        ])
+        .ask("GET http://heavy.example/")
+        .sees("by protocol", "v2 HTTP/2.0"),
+        case(
+            "useClientProtocol of a subset",
+            rule(
+                "heavy.example",
+                "subsets: [{name: s, labels: {version: v2}, \
+                 trafficPolicy: {connectionPool: {http: {h2UpgradePolicy: UPGRADE, useClientProtocol: true}}}}]",
+            ) + &to_subset("heavy.example"),
+        )
+        .fields(&["spec.subsets[].trafficPolicy.connectionPool.http.useClientProtocol = false"])
+        .ask("GET http://heavy.example/")
+        .sees("by protocol", "v2 HTTP/1.1"),
     ]
 }

@@ -83,5 +83,45 @@ pub fn cases() -> Vec<Case> {
         .fields(&["defaultHttpRetryPolicy.retryIgnorePreviousHosts"])
         .ask("200% GET http://pair.example/ do-at=v1 do-fail=500")
         .sees("status", "200+500"),
+        case("inbound retries", inbound("attempts: 1, retryOn: 5xx"))
+            .fields(&[
+                "defaultInboundHttpRetryPolicy",
+                "defaultInboundHttpRetryPolicy.attempts = 3",
+                "defaultInboundHttpRetryPolicy.retryOn",
+            ])
+            .ask("GET http://s/ do-fail=500")
+            .sees("status tries", "500 2"),
+        case("inbound backoff", inbound("attempts: 12, retryOn: 5xx, backoff: 1ms"))
+            .fields(&["defaultInboundHttpRetryPolicy.backoff"])
+            .ask("GET http://s/ do-fail=500")
+            .sees("tries over:400", "13 quick"),
+        case("h2UpgradePolicy", "h2UpgradePolicy: UPGRADE\n")
+            .fields(&["h2UpgradePolicy"])
+            .ask("GET http://v1.example/")
+            .sees("by protocol", "v1 HTTP/2.0"),
+        case("pathNormalization", "pathNormalization: {normalization: MERGE_SLASHES}\n")
+            .fields(&["pathNormalization", "pathNormalization.normalization"])
+            .ask("GET http://v1.example/a//b")
+            .sees("by target", "v1 /a/b"),
+        case(
+            "dnsRefreshRate",
+            "dnsRefreshRate: 1234s
+---
+{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: s}, spec: {hosts: [localhost], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP, targetPort: $port-v1}]}}
+",
+        )
+        .fields(&["dnsRefreshRate"])
+        .ask("GET http://localhost/")
+        .sees("by config:1234s", "v1 yes"),
     ]
+}
+
+/// A policy of the way in, with a service that leads to `w1`.
+fn inbound(policy: &str) -> String {
+    format!(
+        "defaultInboundHttpRetryPolicy: {{{policy}}}
+---
+{{apiVersion: v1, kind: Service, metadata: {{name: s}}, spec: {{selector: {{app: w, version: v1}}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}}}
+"
+    )
 }

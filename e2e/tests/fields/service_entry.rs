@@ -93,5 +93,78 @@ spec: {hosts: [s.invalid], http: [{route: [{destination: {host: s.invalid, subse
         .ask("GET http://s.invalid/")
         .ask("other GET http://s.invalid/")
         .sees("by", "v1, -"),
+        case(
+            "workloadSelector",
+            entry(
+                "hosts: [s.invalid], ports: [{number: 80, name: http, protocol: HTTP, targetPort: 8080}], resolution: STATIC, \
+                 workloadSelector: {labels: {app: w, version: v2}}",
+            ),
+        )
+        .fields(&["spec.workloadSelector", "spec.workloadSelector.labels = {app: w, version: v1}"])
+        .ask("GET http://s.invalid/")
+        .sees("status by", "200 v2"),
+        case(
+            "locality",
+            entry(
+                "hosts: [s.invalid], ports: [{number: 80, name: http, protocol: HTTP}], resolution: STATIC, \
+                 endpoints: [{address: 127.0.0.1, ports: {http: $port-v1}, locality: eu/a}]",
+            ) + &near("eu"),
+        )
+        .fields(&["spec.endpoints[].locality"])
+        .ask("GET http://s.invalid/")
+        .sees("status by", "200 v1"),
+    ]
+}
+
+/// Only endpoints of a region.
+fn near(region: &str) -> String {
+    format!(
+        "---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: s}}
+spec: {{host: s.invalid, subsets: [{{name: near, labels: {{topology.kubernetes.io/region: {region}}}}}]}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: s}}
+spec: {{hosts: [s.invalid], http: [{{route: [{{destination: {{host: s.invalid, subset: near}}}}]}}]}}
+"
+    )
+}
+
+/// Entries that `s.invalid` selects.
+fn selected(entries: &[&str]) -> String {
+    let mut text = entry(
+        "hosts: [s.invalid], ports: [{number: 80, name: http, protocol: HTTP}], resolution: STATIC, workloadSelector: {labels: {app: vm}}",
+    );
+    for (number, spec) in entries.iter().enumerate() {
+        text += &format!(
+            "---\n{{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {{name: vm-{number}}}, spec: {{{spec}}}}}\n"
+        );
+    }
+    text
+}
+
+pub fn workload_entry() -> Vec<Case> {
+    vec![
+        case("endpoint", selected(&["address: 127.0.0.1, ports: {http: $port-v1}, labels: {app: vm}"]))
+            .fields(&["spec.address = 127.0.0.9", "spec.ports", "spec.labels"])
+            .ask("GET http://s.invalid/")
+            .sees("status by", "200 v1"),
+        case(
+            "weight",
+            selected(&[
+                "address: 127.0.0.1, ports: {http: $port-v1}, labels: {app: vm}, weight: 10000",
+                "address: 127.0.0.1, ports: {http: $port-v2}, labels: {app: vm}, weight: 1",
+            ]),
+        )
+        .fields(&["spec.weight = 1"])
+        .ask("30% GET http://s.invalid/")
+        .sees("by", "v1"),
+        case("locality", selected(&["address: 127.0.0.1, ports: {http: $port-v1}, labels: {app: vm}, locality: eu/a"]) + &near("eu"))
+            .fields(&["spec.locality"])
+            .ask("GET http://s.invalid/")
+            .sees("status by", "200 v1"),
     ]
 }

@@ -164,6 +164,12 @@ impl Stage {
         self.mesh.outbound(client)
     }
 
+    /// Whether a value of the client's configuration is this text.
+    pub async fn config_says(&self, text: &str) -> &'static str {
+        let dump = client::get(&self.mesh.admin("client"), "/config_dump").await.text();
+        if dump.contains(&format!("\"{text}\"")) { "yes" } else { "no" }
+    }
+
     /// Name and address of the gateway's listener for a port of the YAML; `None` when there is none.
     pub async fn gateway(&self, port: &str) -> Option<(String, String)> {
         let admin = self.mesh.ready["gateways"][0]["admin"].as_str()?.trim_start_matches("http://").to_owned();
