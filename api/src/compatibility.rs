@@ -47,6 +47,30 @@ const DIFFERENCES: &[(&str, &str)] = &[
          Upgraded streams are not mirrored. The host has no suffix `-shadow`, as with Istio's default `DISABLE_SHADOW_HOST_SUFFIX=true`",
     ),
     ("`rewrite.uriRegexRewrite`", "a result that does not begin with `/` gets one"),
+    (
+        "reason phrases",
+        "that of an upstream is passed on; a status that has none is given `<none>`. Envoy writes the usual phrase, or `Unknown`",
+    ),
+    (
+        "`UPSTREAM_CLUSTER` of what the proxy answers itself",
+        "nothing, where a fault or a CORS preflight was answered before a cluster was chosen; Envoy logs the route's",
+    ),
+    ("`headers.response` of a route that forwards", "not on errors that the proxy answers itself; Envoy changes those, too"),
+    ("`%RESPONSE_CODE%` in added headers", "the status, in answers of `redirect` and `directResponse`, too; Envoy says 0 there"),
+    ("`x-forwarded-proto` of a client", "redirects go by the request's own scheme; Envoy believes the header"),
+    ("`directResponse` of status 304", "as written; Envoy adds `location`"),
+    ("`directResponse` and `redirect` for gRPC", "as written; Envoy makes a gRPC status of them"),
+    ("answers to `HEAD`", "without `transfer-encoding`; Envoy writes `chunked` where no length is known"),
+    ("answers before a body was read", "the connection is kept and the body skipped; Envoy closes"),
+    ("unknown methods in lower case", "forwarded, since methods are case-sensitive tokens; Envoy answers 400"),
+    ("requests without a body", "without `content-length`; Envoy adds `0` where the method is neither `GET` nor `HEAD`"),
+    ("retries on a gRPC status", "for gRPC requests only; Envoy looks for `grpc-status` in every answer"),
+    ("a fragment in a target", "dropped; Envoy answers 400"),
+    ("`Host` twice, or with userinfo", "refused with 400; Envoy joins the values with a comma, and finds no such host"),
+    ("`content-length` beside `transfer-encoding`", "served as chunked, and the connection is closed; Envoy answers 400"),
+    ("`OPTIONS *`", "goes where a route matches; Envoy answers 404"),
+    ("authority and path in the access log", "as received; Envoy logs them rewritten and normalised"),
+    ("`x-envoy-peer-metadata`", "sent to upstreams, also by a proxy that runs from files; a stock Envoy needs a filter for it"),
 ];
 
 /// The page.

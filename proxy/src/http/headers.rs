@@ -15,6 +15,7 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 pub const UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 pub const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+pub const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -37,6 +38,7 @@ impl Fields {
     pub const EXPECT: Self = Self(1 << 6);
     pub const CONTENT_TYPE: Self = Self(1 << 7);
     pub const REQUEST_ID: Self = Self(1 << 8);
+    pub const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
     pub const FORWARDED_PROTO: Self = Self(1 << 9);
     pub const PEER_METADATA: Self = Self(1 << 10);
     pub const PEER_METADATA_ID: Self = Self(1 << 11);

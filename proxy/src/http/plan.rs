@@ -199,10 +199,13 @@ impl<'v> Plan<'v> {
             HostRewrite::Header(name) => head.headers.get(name).cloned(),
             HostRewrite::None => weighted.and_then(|entry| entry.host.clone()),
         };
-        if let (Some(_), true) = (&host, self.forward.append_forwarded_host)
+        if host.is_some()
             && let Ok(before) = HeaderValue::from_str(authority(head))
         {
-            head.headers.append(headers::FORWARDED_HOST, before);
+            if self.forward.append_forwarded_host {
+                head.headers.append(headers::FORWARDED_HOST, before.clone());
+            }
+            head.headers.insert(headers::ORIGINAL_HOST, before);
         }
         peer_metadata(context, cluster, &mut head.headers, fields);
         let connection = &context.connection;

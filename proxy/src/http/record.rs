@@ -183,8 +183,11 @@ impl ResponseFlags {
     pub const DURATION_TIMEOUT: Self = Self(1 << 17);
     pub const DROP_OVERLOAD: Self = Self(1 << 18);
 
-    /// In Envoy's order of printing.
+    /// In Envoy's order of printing, which is that of setting them: what was injected, the end of retries, what happened.
     const SHORT: [(Self, &'static str); 19] = [
+        (Self::DELAY_INJECTED, "DI"),
+        (Self::FAULT_INJECTED, "FI"),
+        (Self::UPSTREAM_RETRY_LIMIT_EXCEEDED, "URX"),
         (Self::NO_HEALTHY_UPSTREAM, "UH"),
         (Self::UPSTREAM_REQUEST_TIMEOUT, "UT"),
         (Self::LOCAL_RESET, "LR"),
@@ -193,10 +196,7 @@ impl ResponseFlags {
         (Self::UPSTREAM_CONNECTION_TERMINATION, "UC"),
         (Self::UPSTREAM_OVERFLOW, "UO"),
         (Self::NO_ROUTE_FOUND, "NR"),
-        (Self::DELAY_INJECTED, "DI"),
-        (Self::FAULT_INJECTED, "FI"),
         (Self::DOWNSTREAM_CONNECTION_TERMINATION, "DC"),
-        (Self::UPSTREAM_RETRY_LIMIT_EXCEEDED, "URX"),
         (Self::STREAM_IDLE_TIMEOUT, "SI"),
         (Self::DOWNSTREAM_PROTOCOL_ERROR, "DPE"),
         (Self::DURATION_TIMEOUT, "DT"),
@@ -259,7 +259,7 @@ mod tests {
         let cases = [
             (ResponseFlags::NONE, "-"),
             (ResponseFlags::NO_ROUTE_FOUND, "NR"),
-            (ResponseFlags::DELAY_INJECTED.with(ResponseFlags::UPSTREAM_CONNECTION_FAILURE), "UF,DI"),
+            (ResponseFlags::DELAY_INJECTED.with(ResponseFlags::UPSTREAM_CONNECTION_FAILURE), "DI,UF"),
         ];
         for (flags, want) in cases {
             assert_eq!(flags.to_string(), want);

@@ -92,7 +92,6 @@ impl Attempts {
 }
 
 fn wants_response_retry(policy: &RetryPolicy, status: StatusCode, headers: &HeaderMap, grpc: bool) -> bool {
-    const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
     const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
     let on = policy.on;
     let code = status.as_u16();
@@ -102,8 +101,8 @@ fn wants_response_retry(policy: &RetryPolicy, status: StatusCode, headers: &Head
         || (on.has(RetryOn::RETRIABLE_STATUS_CODES) && policy.status_codes.contains(&code))
         || (on.has(RetryOn::RETRIABLE_HEADERS) && policy.headers.iter().any(|wanted| matches_response_header(wanted, headers)))
         || (grpc && on.has(RetryOn::GRPC) && grpc_condition(headers).is_some_and(|condition| on.has(condition)));
-    // The headers that overrule are looked for only where there is something to overrule.
-    if !wanted && !on.has(RetryOn::ENVOY_RATE_LIMITED) || headers.contains_key(OVERLOADED) {
+    // The header that overrules is looked for only where there is something to overrule.
+    if !wanted && !on.has(RetryOn::ENVOY_RATE_LIMITED) {
         return false;
     }
     if headers.contains_key(RATE_LIMITED) { on.has(RetryOn::ENVOY_RATE_LIMITED) } else { wanted }
@@ -187,7 +186,7 @@ mod tests {
             ("retriable-status-codes", 503, &[], false),
             ("unavailable", 200, &[("grpc-status", "14")], true),
             ("cancelled", 200, &[("grpc-status", "14")], false),
-            ("5xx", 503, &[("x-envoy-overloaded", "true")], false),
+            ("5xx", 503, &[("x-envoy-overloaded", "true")], true),
             ("5xx", 503, &[("x-envoy-ratelimited", "true")], false),
             ("5xx,envoy-ratelimited", 503, &[("x-envoy-ratelimited", "true")], true),
         ];

@@ -113,7 +113,7 @@ impl Template {
         }
     }
 
-    /// The value for one request. What is not known comes out as `-`, as in Envoy; `None` when the result cannot be in a header.
+    /// The value for one request. What is not known comes out as nothing, as in Envoy; `None` when the result cannot be in a header.
     pub fn render(&self, facts: &impl Facts) -> Option<HeaderValue> {
         let parts = match &self.0 {
             Kind::Literal(value) => return Some(value.clone()),
@@ -121,7 +121,6 @@ impl Template {
         };
         let mut out = BytesMut::new();
         for part in parts {
-            let before = out.len();
             match part {
                 Part::Text(text) => out.put_slice(text),
                 Part::Request { name, alternative, limit } => {
@@ -134,9 +133,6 @@ impl Template {
                     put_limited(&mut out, get(name).or_else(|| get(alternative.as_ref()?)), *limit);
                 }
                 Part::Fact(fact) => facts.fact(*fact, &mut out),
-            }
-            if out.len() == before {
-                out.put_u8(b'-');
             }
         }
         HeaderValue::from_maybe_shared(out.freeze()).ok()
@@ -238,8 +234,8 @@ mod tests {
             ("%REQ(x-none?x-user)%", "maria"),
             ("%REQ(x-user):3%", "mar"),
             ("%REQ(:authority)%/%PROTOCOL%", "shop.example/HTTP/1.1"),
-            ("<%REQ(x-none)%>", "<->"),
-            ("%RESP(server)%", "-"),
+            ("<%REQ(x-none)%>", "<>"),
+            ("%RESP(server)%", ""),
         ];
         for (text, want) in cases {
             let got = Template::parse(text).unwrap().render(&facts).unwrap();

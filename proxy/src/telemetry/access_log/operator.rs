@@ -121,7 +121,6 @@ impl Operator {
             Self::Trailer { first, second } => captured(entry.response_trailers, *first, *second),
             Self::Protocol => text(entry.protocol),
             Self::ResponseCode => Rendered::Number(entry.response_code.into()),
-            Self::ResponseFlags if entry.response_flags == ResponseFlags::NONE => Rendered::Missing,
             Self::ResponseFlags => Rendered::Flags(entry.response_flags),
             Self::ResponseCodeDetails => text(entry.response_code_details),
             Self::ConnectionTerminationDetails => text(entry.connection_termination_details),

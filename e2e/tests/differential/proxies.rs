@@ -1,0 +1,147 @@
+//! Envoy and our proxy, each started from what `pillion translate` writes of the same YAML.
+//!
+//! In:  YAML. Out: two running proxies, their access logs and routes.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use pillion_e2e::{binary, client, eventually};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    net::TcpListener,
+    process::{Child, Command},
+};
+
+use crate::{generate::NAMESPACE, wire};
+
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// A proxy under comparison.
+pub struct Proxy {
+    /// `envoy` or `pillion`: also what marks of its requests begin with.
+    pub name: &'static str,
+    pub outbound: String,
+    admin: String,
+    access_log: PathBuf,
+    log: PathBuf,
+    _child: Child,
+}
+
+/// Clusters and weights of a route.
+pub type Weights = Vec<(String, u64)>;
+
+/// Two proxies; the folder goes with them.
+pub struct Pair {
+    pub proxies: [Proxy; 2],
+    _home: TempDir,
+}
+
+impl Pair {
+    /// Starts both and waits for their routes.
+    pub async fn start(envoy: &Path, yaml: &str) -> Self {
+        let home = tempfile::tempdir().expect("a temporary folder");
+        let input = home.path().join("mesh");
+        fs::create_dir(&input).expect("a folder");
+        fs::write(input.join("mesh.yaml"), yaml).expect("writable");
+        let ours = binary("pillion");
+        let (first, second) =
+            tokio::join!(Proxy::start("envoy", envoy, &input, home.path()), Proxy::start("pillion", &ours, &input, home.path()));
+        let pair = Self { proxies: [first, second], _home: home };
+        for proxy in &pair.proxies {
+            let ready = eventually("ready", WITHIN, || async {
+                let asked = wire::Client::new(&proxy.outbound).ask(b"GET / HTTP/1.1\r\nhost: nobody\r\n\r\n", false).await;
+                let ready = client::Client::new(&proxy.admin).get("/ready").await;
+                (asked.is_ok() && ready.is_ok_and(|ready| ready.status == 200)).then_some(())
+            });
+            assert!(tokio::time::timeout(WITHIN / 2, ready).await.is_ok(), "{} is not ready:\n{}", proxy.name, proxy.says());
+        }
+        pair
+    }
+}
+
+async fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").await.and_then(|listener| listener.local_addr()).expect("a free port").to_string()
+}
+
+impl Proxy {
+    async fn start(name: &'static str, program: &Path, input: &Path, home: &Path) -> Self {
+        let out = home.join(name);
+        let (outbound, admin) = (free_address().await, free_address().await);
+        let translated = Command::new(binary("pillion"))
+            .arg("translate")
+            .arg(input)
+            .args(["--workload", &format!("{NAMESPACE}/client-v1"), "--outbound", &outbound, "--admin", &admin])
+            .args(["--inbound", &format!("http={}", free_address().await), "--out"])
+            .arg(&out)
+            .output()
+            .await
+            .expect("pillion starts");
+        assert!(translated.status.success(), "{}", String::from_utf8_lossy(&translated.stderr));
+        let (log, access_log) = (home.join(format!("{name}.log")), home.join(format!("{name}.access")));
+        let mut command = Command::new(program);
+        match name {
+            "envoy" => command.arg("-c").arg(out.join("envoy.yaml")).args([
+                "--concurrency",
+                "1",
+                "--log-level",
+                "warn",
+                "--use-dynamic-base-id",
+                "--file-flush-interval-msec",
+                "50",
+            ]),
+            _ => command.args(["proxy", "--status", "off", "--workers", "1", "--resources"]).arg(&out),
+        };
+        let child = command
+            .stdout(fs::File::create(&access_log).expect("a log file"))
+            .stderr(fs::File::create(&log).expect("a log file"))
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn();
+        Self { name, outbound, admin, access_log, log, _child: child.expect("the proxy starts") }
+    }
+
+    /// Its own log.
+    pub fn says(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The lines of the access log so far, by user agent.
+    pub fn lines(&self) -> BTreeMap<String, Vec<Value>> {
+        let mut lines: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        for line in fs::read_to_string(&self.access_log).unwrap_or_default().lines() {
+            if let Ok(line) = serde_json::from_str::<Value>(line) {
+                lines.entry(line["user_agent"].as_str().unwrap_or_default().to_owned()).or_default().push(line);
+            }
+        }
+        lines
+    }
+
+    /// By route name: where it may send requests, and in which shares.
+    pub async fn weights(&self) -> BTreeMap<String, Weights> {
+        let dump = client::get(&self.admin, "/config_dump?resource=dynamic_route_configs").await.json();
+        let mut all = BTreeMap::new();
+        for config in dump["configs"].as_array().into_iter().flatten() {
+            assert!(config["error_state"].is_null(), "{}: {config}", self.name);
+            for host in config["route_config"]["virtual_hosts"].as_array().into_iter().flatten() {
+                for route in host["routes"].as_array().into_iter().flatten() {
+                    let name = format!("{} {}", host["name"].as_str().unwrap_or_default(), route["name"].as_str().unwrap_or_default());
+                    all.insert(name, weights(&route["route"]));
+                }
+            }
+        }
+        all
+    }
+}
+
+fn weights(action: &Value) -> Weights {
+    let one = action["cluster"].as_str().map(|name| (name.to_owned(), 100));
+    let weighted = action["weighted_clusters"]["clusters"].as_array().into_iter().flatten();
+    let weighted = weighted.map(|entry| (entry["name"].as_str().unwrap_or_default().to_owned(), entry["weight"].as_u64().unwrap_or(0)));
+    one.into_iter().chain(weighted).collect()
+}
