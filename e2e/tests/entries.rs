@@ -210,10 +210,13 @@ async fn envoy_and_our_proxy_find_the_servers_of_every_resolution_alike() {
         .await;
         assert_eq!(all, BTreeSet::from(["one".to_owned(), "two".to_owned()]), "{name}");
         // What is resolved per request counts under the name of its service.
-        let service = format!("{}*.none.localhost", if name == "envoy" { format!("outbound|{one}||") } else { String::new() });
+        let (page, service) = match name {
+            "envoy" => ("/stats", format!("cluster.outbound|{one}||*.none.localhost.upstream_rq_total: ")),
+            _ => ("/stats/prometheus", "*.none.localhost".to_owned()),
+        };
         eventually(&format!("{name} counts under {service}"), WITHIN, || async {
-            let stats = client::get(&proxy.admin, "/stats/prometheus").await.text();
-            stats.lines().any(|line| line.contains(&service)).then_some(())
+            let stats = client::get(&proxy.admin, page).await.text();
+            stats.lines().any(|line| line.contains(&service) && !line.ends_with(" 0")).then_some(())
         })
         .await;
     }

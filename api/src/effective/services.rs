@@ -259,7 +259,8 @@ fn of_service(item: Of<'_, kinds::Service>, mesh: &Mesh) -> MeshService {
         source: Source::Service,
         object: item.index,
         ports: unique(ports),
-        selector: spec.selector.clone(),
+        // A name elsewhere has no workloads here.
+        selector: if external { Labels::default() } else { spec.selector.clone() },
         addresses,
         address_allocated: false,
         resolution: if external { Resolution::Dns } else { Resolution::Static },

@@ -28,7 +28,6 @@ const SERVED: &[&str] = &[
     "HTTP/1.1 200 OK",
     "content-length: 8",
     "from v1\n",
-    "server: backend",
     "x-backend: v1",
     "x-envoy-upstream-service-time: <ms>",
     "x-mixed: One",
