@@ -55,9 +55,11 @@ const DIFFERENCES: &[(&str, &str)] = &[
         "`UPSTREAM_CLUSTER` of what the proxy answers itself",
         "nothing, where a fault or a CORS preflight was answered before a cluster was chosen; Envoy logs the route's",
     ),
-    ("`headers.response` of a route that forwards", "not on errors that the proxy answers itself; Envoy changes those, too"),
+    (
+        "`BYTES_RECEIVED` of what no upstream received",
+        "what was read of the body, and it is not read before there is a connection; Envoy reads it at once",
+    ),
     ("`%RESPONSE_CODE%` in added headers", "the status, in answers of `redirect` and `directResponse`, too; Envoy says 0 there"),
-    ("`x-forwarded-proto` of a client", "redirects go by the request's own scheme; Envoy believes the header"),
     ("`directResponse` of status 304", "as written; Envoy adds `location`"),
     ("`directResponse` and `redirect` for gRPC", "as written; Envoy makes a gRPC status of them"),
     ("answers to `HEAD`", "without `transfer-encoding`; Envoy writes `chunked` where no length is known"),
@@ -69,7 +71,6 @@ const DIFFERENCES: &[(&str, &str)] = &[
     ("`Host` twice, or with userinfo", "refused with 400; Envoy joins the values with a comma, and finds no such host"),
     ("`content-length` beside `transfer-encoding`", "served as chunked, and the connection is closed; Envoy answers 400"),
     ("`OPTIONS *`", "goes where a route matches; Envoy answers 404"),
-    ("authority and path in the access log", "as received; Envoy logs them rewritten and normalised"),
     ("`x-envoy-peer-metadata`", "sent to upstreams, also by a proxy that runs from files; a stock Envoy needs a filter for it"),
 ];
 

@@ -215,12 +215,9 @@ impl Bench {
             observation.client.clear();
             observation.log.clear();
         }
-        // Known: changes of the response's headers, in answers of the proxy.
-        if lines
-            .iter()
-            .any(|line| !["via_upstream", "direct_response"].contains(&line["response_code_details"].as_str().unwrap_or_default()))
-        {
-            observation.client.retain(|line| !actions::CHANGED.iter().any(|name| line.starts_with(&format!("{name}: "))));
+        if shot.body != requests::Body::None && lines.iter().any(|line| !line["upstream_transport_failure_reason"].is_null()) {
+            // Known: the copy of a body breaks off where there is no connection for the body itself.
+            observation.upstream.retain(|received| !received[0].starts_with("at mirror"));
         }
         for line in lines {
             let cluster = line["upstream_cluster"].as_str().unwrap_or_default();
@@ -238,6 +235,8 @@ impl Bench {
                 observe::blur(&mut observation, &["v1", "v2"]);
             }
         }
+        // Copies arrive when they like.
+        observation.upstream.sort();
         observation
     }
 
@@ -292,12 +291,11 @@ fn report(configurations: &[Configuration], shots: &[Shot], found: &[(usize, [Ob
         let request = String::from_utf8_lossy(&shot.bytes("…")).into_owned();
         let _ = write!(text, "\n\n{}\n{request}\n{}", configuration.yaml, observe::difference(envoy, ours));
     }
-    let _ = write!(text, "\n\nagain: PILLION_SEED={seed} cargo test -p pillion-e2e --test differential -- --ignored");
+    let _ = write!(text, "\n\nagain: PILLION_SEED={seed} cargo test -p pillion-e2e --test differential");
     text
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "finds differences that are not decided yet: run it with --ignored"]
 async fn envoy_and_our_proxy_do_the_same_with_generated_configurations() {
     let Some(envoy) = peers::find("envoy") else { return };
     let seed = std::env::var("PILLION_SEED").ok().map_or(SEED, |seed| seed.parse().expect("a number"));

@@ -29,9 +29,6 @@ const TEMPLATES: [&str; 12] = [
 const RESPONSE_TEMPLATES: [&str; 6] =
     ["plain", "%PROTOCOL%", "%RESP(x-backend)%", "%REQ(x-user)%", "%RESP(x-absent?x-backend)%", "%PROTOCOL% %ROUTE_NAME%"];
 
-/// Headers of responses that rules change, in lower case.
-pub const CHANGED: [&str; 9] = ["x-set", "x-user", "x-tier", "x-backend", "server", "x-add", "x-flag", "x-more", "x-extra"];
-
 pub fn action(writer: &mut Writer<'_>) -> Action {
     let mut hints = Hints::default();
     let mut parts: Vec<String> = Vec::new();
@@ -63,7 +60,8 @@ pub fn action(writer: &mut Writer<'_>) -> Action {
     }
     if writer.chance(24) && !parts[0].starts_with("redirect") && !parts[0].starts_with("direct") {
         parts.push(fault(writer));
-    } else if writer.chance(30) {
+    }
+    if writer.chance(30) {
         parts.push(format!("headers: {}", headers(writer, ROUTE)));
     }
     Action { yaml: parts.join(", "), hints }
@@ -328,7 +326,7 @@ fn retries(writer: &mut Writer<'_>, parts: &mut Vec<String>) -> String {
 fn mirrors(writer: &mut Writer<'_>, parts: &mut Vec<String>) {
     if writer.chance(60) {
         writer.note("mirror");
-        parts.push(format!("mirror: {{host: mirror.{NAMESPACE}.svc.cluster.local}}"));
+        parts.push(format!("mirror: {{host: mirror.{NAMESPACE}.svc.cluster.local, subset: one}}"));
         match writer.random.u8(..3) {
             0 => {
                 writer.note("mirrorPercentage");
@@ -345,7 +343,7 @@ fn mirrors(writer: &mut Writer<'_>, parts: &mut Vec<String>) {
         writer.note("mirrors.percentage");
         let (first, second) = (percentage(writer), percentage(writer));
         parts.push(format!(
-            "mirrors: [{{destination: {{host: mirror}}, percentage: {{value: {first}}}}}, \
+            "mirrors: [{{destination: {{host: mirror, subset: one}}, percentage: {{value: {first}}}}}, \
              {{destination: {{host: mirror, subset: other, port: {{number: 80}}}}, percentage: {{value: {second}}}}}]"
         ));
     }

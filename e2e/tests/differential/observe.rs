@@ -114,11 +114,16 @@ impl Names<'_> {
 
     /// What a backend got.
     pub fn upstream(&self, received: &Received) -> Vec<String> {
+        // A copy is a request of the proxy's own: Envoy says the machine's address there, ours what it knows of its node.
+        let copied = received.backend.starts_with("mirror");
         let later_try = received.headers.iter().any(|(name, value)| name == "x-envoy-attempt-count" && value != "1");
         let mut all = vec![format!("at {}", received.backend), received.line.clone()];
         let fields: Vec<_> =
             received.headers.iter().filter(|(name, value)| name != "user-agent" && !self.known(name, value, true)).cloned().collect();
-        all.extend(self.fields(&fields, later_try));
+        all.extend(self.fields(&fields, later_try).map(|field| match field.rsplit_once([',', ' ']) {
+            Some((before, _)) if copied && field.starts_with("x-forwarded-for: ") => format!("{before} <proxy>"),
+            _ => field,
+        }));
         all.push(String::from_utf8_lossy(&received.body).into_owned());
         all
     }
@@ -127,10 +132,10 @@ impl Names<'_> {
     pub fn log(&self, line: &Value) -> Vec<String> {
         let local = line["upstream_host"].is_null() && matches!(line["response_flags"].as_str(), Some("-" | "FI" | "DI" | "DI,FI"));
         let known = |key: &&&str| match **key {
-            "authority" => true,
             "upstream_cluster" => local,
-            "path" => {
-                line["path"].as_str().is_some_and(|path| path.contains("/.")) || self.shot.is_some_and(|shot| shot.path.contains("/."))
+            "bytes_received" => {
+                let received = !line["upstream_host"].is_null() && line["upstream_transport_failure_reason"].is_null();
+                !received && self.shot.is_some_and(|shot| shot.body != Sent::None)
             }
             _ => false,
         };
@@ -152,6 +157,9 @@ pub fn blur(observation: &mut Observation, subsets: &[&str]) {
                 ("<{}>", "<split>"),
             ] {
                 *text = text.replace(&around.replace("{}", subset), instead);
+            }
+            if let Some(name) = text.strip_suffix(subset).filter(|name| name.ends_with(": ")) {
+                *text = format!("{name}<split>");
             }
         }
     }

@@ -68,6 +68,10 @@ impl Shot {
 
     /// What the backends are told to do.
     fn tell(&mut self, what: &str) {
+        if what.contains("grpc=") {
+            // A status of gRPC is for those who speak it.
+            self.headers.push(("content-type".to_owned(), "application/grpc".to_owned()));
+        }
         self.headers.push(("x-do".to_owned(), what.to_owned()));
     }
 }
@@ -124,7 +128,8 @@ fn hit(random: &mut Rng, configuration: &Configuration, rule: &Rule, entry: &Ent
         shot.headers.push(("x-request-id".to_owned(), "5f1c9d3e-52a0-4c88-9d0b-7f6f2f5ef7a1".to_owned()));
     }
     if chance(random, 15) {
-        let extra = [("x-extra", "1"), ("x-forwarded-for", "192.0.2.7"), ("accept", "*/*"), ("te", "trailers")];
+        let extra =
+            [("x-extra", "1"), ("x-forwarded-proto", "https"), ("x-forwarded-for", "192.0.2.7"), ("accept", "*/*"), ("te", "trailers")];
         let (name, value) = extra[random.usize(..extra.len())];
         shot.headers.push((name.to_owned(), value.to_owned()));
     }
@@ -146,12 +151,7 @@ fn hit(random: &mut Rng, configuration: &Configuration, rule: &Rule, entry: &Ent
     } else if let Some(on) = &rule.hints.retries
         && chance(random, 70)
     {
-        let what = provoke(random, on);
-        if what.contains("grpc=") {
-            // Conditions of gRPC are for those who speak it.
-            shot.headers.push(("content-type".to_owned(), "application/grpc".to_owned()));
-        }
-        shot.tell(&what);
+        shot.tell(&provoke(random, on));
     } else if chance(random, 25) {
         let what = pick(
             random,

@@ -80,7 +80,10 @@ pub fn cases() -> Vec<Case> {
         .ask("GET http://mute.example/")
         .sees("status", "503"),
         case("h2UpgradePolicy", rule("v1.example", "trafficPolicy: {connectionPool: {http: {h2UpgradePolicy: UPGRADE}}}"))
-            .fields(&["spec.trafficPolicy.connectionPool.http", "spec.trafficPolicy.connectionPool.http.h2UpgradePolicy = DO_NOT_UPGRADE"])
+            .fields(&[
+                "spec.trafficPolicy.connectionPool.http = {useClientProtocol: false}",
+                "spec.trafficPolicy.connectionPool.http.h2UpgradePolicy = DO_NOT_UPGRADE",
+            ])
             .ask("GET http://v1.example/")
             .sees("by protocol", "v1 HTTP/2.0"),
         case(
@@ -98,7 +101,7 @@ pub fn cases() -> Vec<Case> {
             ) + &to_subset("heavy.example"),
         )
         .fields(&[
-            "spec.subsets[].trafficPolicy.connectionPool.http",
+            "spec.subsets[].trafficPolicy.connectionPool.http = {useClientProtocol: false}",
             "spec.subsets[].trafficPolicy.connectionPool.http.h2UpgradePolicy = DO_NOT_UPGRADE",
         ])
         .ask("GET http://heavy.example/")

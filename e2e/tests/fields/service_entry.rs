@@ -100,7 +100,7 @@ spec: {hosts: [s.invalid], http: [{route: [{destination: {host: s.invalid, subse
                  workloadSelector: {labels: {app: w, version: v2}}",
             ),
         )
-        .fields(&["spec.workloadSelector", "spec.workloadSelector.labels = {app: w, version: v1}"])
+        .fields(&["spec.workloadSelector = {labels: {app: nobody}}", "spec.workloadSelector.labels = {app: w, version: v1}"])
         .ask("GET http://s.invalid/")
         .sees("status by", "200 v2"),
         case(

@@ -445,12 +445,12 @@ pub fn request_conditions(condition: &HttpMatchRequest, request: &Request) -> Ve
     let own = |name: &&String| ["uri", "scheme", "method", "authority"].contains(&name.as_str());
     for (name, wanted) in condition.headers.iter().filter(|(name, _)| !own(name)) {
         let kind = ["header exact", "header prefix", "header regex", "header present"][form(wanted)];
-        found.push((kind, header(request, name).is_some_and(|value| fits(wanted, &value))));
+        found.push((kind, header(request, name).any(|value| fits(wanted, value))));
     }
     for (name, wanted) in condition.without_headers.iter().filter(|(name, _)| !own(name)) {
         let kind = ["without exact", "without prefix", "without regex", "without present"][form(wanted)];
-        let value = header(request, name);
-        let found_it = if wanted.is_presence() { value.is_some() } else { fits(wanted, &value.unwrap_or_default()) };
+        let missing = header(request, name).next().is_none();
+        let found_it = header(request, name).any(|value| fits(wanted, value)) || (missing && !wanted.is_presence() && fits(wanted, ""));
         found.push((kind, !found_it));
     }
     for (name, wanted) in &condition.query_params {
@@ -494,10 +494,9 @@ pub fn full_match(pattern: &str, text: &str) -> bool {
     })
 }
 
-/// All lines of a header, joined.
-fn header(request: &Request, name: &str) -> Option<String> {
-    let lines: Vec<&str> = request.headers.iter().filter(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| &**value).collect();
-    (!lines.is_empty()).then(|| lines.join(","))
+/// All lines of a header: each is looked at by itself.
+fn header<'r>(request: &'r Request, name: &str) -> impl Iterator<Item = &'r str> {
+    request.headers.iter().filter(move |(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| &**value)
 }
 
 /// The value of the first parameter of a name, undecoded; empty without `=`.

@@ -32,6 +32,8 @@ pub struct RequestContext {
     pub view: Rc<ConnectionView>,
     pub started: Instant,
     pub version: Version,
+    /// Where the request comes from: the other end of the connection, else what the proxies before this one say, then without a port.
+    pub remote: SocketAddr,
     pub grpc: bool,
     /// The request's body; `None` when it has none.
     pub stream: Option<Rc<RequestStream>>,
@@ -72,6 +74,7 @@ impl RequestContext {
     pub fn new(connection: Rc<Connection>, view: Rc<ConnectionView>, version: Version, started: Instant) -> Box<Self> {
         connection.exchange_begins();
         Box::new(Self {
+            remote: connection.remote,
             connection,
             view,
             started,
@@ -224,7 +227,7 @@ impl RequestContext {
             cluster_handles: cluster.map(|cluster| &cluster.handles),
             peer: self.peer.as_ref(),
             connection_handles: &connection.handles,
-            downstream_remote: connection.remote,
+            downstream_remote: self.remote,
             downstream_local: connection.local,
             upstream_local: self.upstream_local,
             log: self.log.as_deref(),

@@ -58,8 +58,8 @@ fn put_fact(context: &RequestContext, fact: Fact, status: Option<StatusCode>, ou
     let connection = &context.connection;
     // Writing to memory does not fail.
     let _ = match fact {
-        Fact::DownstreamRemoteAddress => write!(out, "{}", connection.remote),
-        Fact::DownstreamRemoteAddressWithoutPort => write!(out, "{}", connection.remote.ip()),
+        Fact::DownstreamRemoteAddress => write!(out, "{}", context.remote),
+        Fact::DownstreamRemoteAddressWithoutPort => write!(out, "{}", context.remote.ip()),
         Fact::DownstreamLocalAddress => write!(out, "{}", connection.local),
         Fact::DownstreamLocalAddressWithoutPort => write!(out, "{}", connection.local.ip()),
         Fact::Protocol => {

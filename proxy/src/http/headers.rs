@@ -16,7 +16,7 @@ pub const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-c
 pub const UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 pub const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 pub const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
-pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub use crate::route::FORWARDED_PROTO;
 pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub const PEER_METADATA: HeaderName = HeaderName::from_static("x-envoy-peer-metadata");
@@ -38,7 +38,6 @@ impl Fields {
     pub const EXPECT: Self = Self(1 << 6);
     pub const CONTENT_TYPE: Self = Self(1 << 7);
     pub const REQUEST_ID: Self = Self(1 << 8);
-    pub const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
     pub const FORWARDED_PROTO: Self = Self(1 << 9);
     pub const PEER_METADATA: Self = Self(1 << 10);
     pub const PEER_METADATA_ID: Self = Self(1 << 11);
@@ -46,6 +45,7 @@ impl Fields {
     pub const ASKED: Self = Self(1 << 12);
     /// What a request may not say of itself.
     pub const CLAIMS: Self = Self(1 << 13);
+    pub const FORWARDED_FOR: Self = Self(1 << 14);
     /// What belongs to one connection only.
     const HOP_BY_HOP: Self = Self(0b11_1111);
 
@@ -63,6 +63,7 @@ impl Fields {
             10 if name == "keep-alive" => Self::KEEP_ALIVE,
             12 if name == "content-type" => Self::CONTENT_TYPE,
             12 if name == "x-request-id" => Self::REQUEST_ID,
+            15 if name == "x-forwarded-for" => Self::FORWARDED_FOR,
             16 if name == "proxy-connection" => Self::PROXY_CONNECTION,
             17 if name == "transfer-encoding" => Self::TRANSFER_ENCODING,
             17 if name == "x-forwarded-proto" => Self::FORWARDED_PROTO,
@@ -271,6 +272,7 @@ mod tests {
             ("content-type", Fields::CONTENT_TYPE),
             ("x-request-id", Fields::REQUEST_ID),
             ("x-forwarded-proto", Fields::FORWARDED_PROTO),
+            ("x-forwarded-for", Fields::FORWARDED_FOR),
             ("x-envoy-peer-metadata", Fields::PEER_METADATA),
             ("x-envoy-peer-metadata-id", Fields::PEER_METADATA_ID),
             ("x-envoy-retry-on", Fields::ASKED),

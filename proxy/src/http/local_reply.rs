@@ -7,9 +7,10 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::check::Malformed;
+use super::context::RequestContext;
 use super::record::ResponseFlags;
 use crate::config::route_table::FaultAbort;
 use crate::connect::Failure;
@@ -74,6 +75,11 @@ impl RequestError {
     /// Whether where the next request begins is in doubt, so that the connection ends with the answer.
     pub const fn ends_connection(&self) -> bool {
         matches!(self, Self::MissingHost | Self::BadPath | Self::Malformed(_))
+    }
+
+    /// Whether the downstream is gone.
+    pub const fn has_no_reader(&self) -> bool {
+        matches!(self, Self::Upstream { failure: Failure::RequestBody, .. })
     }
 
     /// As Envoy reports it. No `_` arm: a new variant must choose.
@@ -200,16 +206,47 @@ impl BodyFailure {
     }
 }
 
+/// What this proxy answers in the upstream's place; the record learns why.
+pub fn refused(context: &mut RequestContext, error: RequestError) -> Response<Bytes> {
+    context.last |= error.ends_connection();
+    let reply = error.reply();
+    // Also where gRPC is told 200. Source: as `path::own_answer`.
+    context.last |= reply.status == StatusCode::BAD_REQUEST;
+    context.flag(reply.flags);
+    let response = response(&reply, context.grpc, context.head_only);
+    context.details = reply.details;
+    context.upstream_failure = reply.upstream_failure;
+    response
+}
+
+/// Let configuration change the headers of an answer of our own. What says how to read the body comes after it.
+///
+/// Source: Envoy `Http::Utility::prepareLocalReply`, which keeps a content type that configuration set, unless the caller speaks gRPC.
+pub fn change(response: &mut Response<Bytes>, change: impl FnOnce(&mut HeaderMap)) {
+    let headers = response.headers_mut();
+    let grpc = headers.contains_key(GRPC_STATUS);
+    let own = [CONTENT_TYPE, CONTENT_LENGTH, GRPC_STATUS, GRPC_MESSAGE].map(|name| (headers.remove(&name), name));
+    change(headers);
+    for (value, name) in own {
+        if let Some(value) = value
+            && (grpc || name != CONTENT_TYPE || !headers.contains_key(CONTENT_TYPE))
+        {
+            headers.insert(name, value);
+        }
+    }
+}
+
 /// The response for a reply. gRPC callers get HTTP 200 with the status in the head.
 ///
 /// Source: Envoy `Http::Utility::sendLocalReply`.
-pub fn response(reply: &Reply, grpc: bool) -> Response<Bytes> {
+pub fn response(reply: &Reply, grpc: bool, head_only: bool) -> Response<Bytes> {
     if grpc {
         let mut response = Response::new(Bytes::new());
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(GRPC_STATUS, HeaderValue::from(reply.grpc.unwrap_or_else(|| grpc_of_http(reply.status))));
         if !reply.body.is_empty()
+            && !head_only
             && let Ok(message) = HeaderValue::from_str(&percent_encoded(&reply.body))
         {
             headers.insert(GRPC_MESSAGE, message);
@@ -348,7 +385,7 @@ mod tests {
             (RequestError::Fault(FaultAbort::Grpc(10)), "10", Some("fault filter abort")),
         ];
         for (error, status, message) in cases {
-            let response = response(&error.reply(), true);
+            let response = response(&error.reply(), true, false);
             assert_eq!(response.status(), StatusCode::OK);
             assert_eq!(response.headers()[GRPC_STATUS], status);
             assert_eq!(response.headers().get(GRPC_MESSAGE).map(|value| value.to_str().unwrap()), message);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST, SERVER};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request};
 use tokio::time::Instant;
 
 use super::attempt;
@@ -26,7 +26,7 @@ use super::server::{Incoming, Never, PendingTunnel};
 use super::{check, trust, tunnel, upgrade};
 use crate::config::listener::{Direction, HttpManager, PathForm};
 use crate::config::route_table::{Cors, Route, RouteAction};
-use crate::connect::{Failure, h1};
+use crate::connect::h1;
 use crate::route::select::select;
 use crate::route::{Head, cors, fault, redirect, rewrite};
 use crate::telemetry::access_log::Captured;
@@ -72,8 +72,19 @@ async fn forward(context: &mut RequestContext, mut request: Request<Incoming>, f
         select(routes, &look(&head, context.grpc), || worker.random()).map_err(|_| RequestError::NoRoute)?
     };
     context.route = Some(Arc::clone(route));
-    if view.manager.fault && route.fault.is_some() {
-        inject(context, route, &head).await?;
+    if view.manager.fault
+        && route.fault.is_some()
+        && let Err(error) = inject(context, route, &head).await
+    {
+        return match &route.action {
+            RouteAction::Forward(forward) => {
+                let plan = Plan { routes, host, route, forward, fields };
+                let chosen = plan.choose(context, &head.headers);
+                plan.keep_asked(context, chosen.entry(), &head);
+                plan.refuse(context, chosen.entry(), error)
+            }
+            RouteAction::Redirect(_) | RouteAction::Direct(_) => Err(error),
+        };
     }
     if let Some(policy) = &route.cors
         && view.manager.cors
@@ -84,9 +95,15 @@ async fn forward(context: &mut RequestContext, mut request: Request<Incoming>, f
     match &route.action {
         RouteAction::Forward(forward) => {
             let plan = Plan { routes, host, route, forward, fields };
-            let mut outgoing = plan.outgoing(context, head, body, pending.is_some())?;
-            let answer = attempt::run(context, &mut outgoing).await?;
-            Ok(plan.respond(context, answer, pending, outgoing.weighted))
+            let chosen = plan.choose(context, &head.headers);
+            let mut outgoing = match plan.outgoing(context, head, body, pending.is_some(), &chosen) {
+                Ok(outgoing) => outgoing,
+                Err(error) => return plan.refuse(context, chosen.entry(), error),
+            };
+            match attempt::run(context, &mut outgoing).await {
+                Ok(answer) => Ok(plan.respond(context, answer, pending, outgoing.weighted)),
+                Err(error) => plan.refuse(context, outgoing.weighted, error),
+            }
         }
         RouteAction::Redirect(rule) => {
             let location = redirect::location(rule, &route.matches.path, &look(&head, context.grpc)).ok_or(RequestError::BadPath)?;
@@ -112,8 +129,11 @@ fn prepare(context: &mut RequestContext, head: &mut request::Parts, fields: Fiel
     }
     let named = headers::strip_hop_by_hop(&mut head.headers, fields, upgrade);
     let fields = if named { Fields::of(&head.headers) } else { fields };
-    if manager.paths != PathForm::AS_IT_IS {
-        normalise(head, manager.paths)?;
+    if manager.paths != PathForm::AS_IT_IS
+        && normalise(head, manager.paths)?
+        && let Some(log) = &mut context.log
+    {
+        log.line = Some((head.method.clone(), head.uri.clone()));
     }
     let edge = manager.use_remote_address;
     if fields.has(Fields::CLAIMS) {
@@ -132,8 +152,15 @@ fn prepare(context: &mut RequestContext, head: &mut request::Parts, fields: Fiel
         append_forwarded_for(&mut head.headers, context.connection.remote);
         trust::tell_origin(&mut head.headers, context.connection.remote);
         head.headers.insert(headers::FORWARDED_PROTO, HeaderValue::from_static("http"));
-    } else if !fields.has(Fields::FORWARDED_PROTO) {
-        head.headers.insert(headers::FORWARDED_PROTO, HeaderValue::from_static("http"));
+    } else {
+        if !fields.has(Fields::FORWARDED_PROTO) {
+            head.headers.insert(headers::FORWARDED_PROTO, HeaderValue::from_static("http"));
+        }
+        if fields.has(Fields::FORWARDED_FOR)
+            && let Some(origin) = trust::origin(&head.headers)
+        {
+            context.remote = SocketAddr::new(origin, 0);
+        }
     }
     if context.view.listener.direction == Direction::Inbound {
         if fields.has(Fields::PEER_METADATA)
@@ -160,16 +187,17 @@ pub fn append_forwarded_for(headers: &mut HeaderMap, remote: SocketAddr) {
     }
 }
 
-fn normalise(head: &mut request::Parts, form: PathForm) -> Result<(), RequestError> {
+/// Whether the path was another one.
+fn normalise(head: &mut request::Parts, form: PathForm) -> Result<bool, RequestError> {
     let Some(mut path) = normal_path::normal(head.uri.path(), form).map_err(|NoPath| RequestError::BadPath)? else {
-        return Ok(());
+        return Ok(false);
     };
     if let Some(query) = head.uri.query() {
         path.push('?');
         path.push_str(query);
     }
     let path = rewrite::to_path(path.into()).ok_or(RequestError::BadPath)?;
-    set_path(&mut head.uri, path).ok_or(RequestError::BadPath)
+    set_path(&mut head.uri, path).ok_or(RequestError::BadPath).map(|()| true)
 }
 
 /// Replace path and query. `None`: the result is no URI.
@@ -190,8 +218,7 @@ pub fn authority(head: &request::Parts) -> &str {
 
 /// A head as rules look at it.
 pub fn look(head: &request::Parts, grpc: bool) -> Head<'_> {
-    let scheme = head.uri.scheme_str().unwrap_or("http");
-    Head { method: &head.method, authority: authority(head), scheme, uri: &head.uri, headers: &head.headers, grpc }
+    Head { method: &head.method, authority: authority(head), uri: &head.uri, headers: &head.headers, grpc }
 }
 
 /// Faults come before the router, so a delay is outside the route's timeout and an abort is never retried.
@@ -235,13 +262,7 @@ fn answer(mut context: Box<RequestContext>, outcome: Result<Outcome, RequestErro
             context.responds(response.status(), response.headers());
             response.map(|kind| ResponseBody::new(kind, context))
         }
-        Ok(Outcome::Local(mut response)) => {
-            allow_origin(&context, response.headers_mut());
-            set_server(&context, response.headers_mut());
-            say_last(&context, response.headers_mut());
-            context.responds(response.status(), response.headers());
-            own_body(response, context)
-        }
+        Ok(Outcome::Local(response)) => own_answer(context, response, false),
         Ok(Outcome::Upgraded(mut response, pending)) => {
             allow_origin(&context, response.headers_mut());
             upgrade::splice(pending, &mut response, context);
@@ -250,26 +271,23 @@ fn answer(mut context: Box<RequestContext>, outcome: Result<Outcome, RequestErro
             Response::from_parts(head, ResponseBody::unrecorded(Kind::Empty))
         }
         Err(error) => {
-            let gone = matches!(&error, RequestError::Upstream { failure: Failure::RequestBody, .. });
-            context.last |= error.ends_connection();
-            let reply = error.reply();
-            context.flag(reply.flags);
-            let mut response = local_reply::response(&reply, context.grpc);
-            context.details = reply.details;
-            context.upstream_failure = reply.upstream_failure;
-            allow_origin(&context, response.headers_mut());
-            set_server(&context, response.headers_mut());
-            say_last(&context, response.headers_mut());
-            if !gone {
-                context.responds(response.status(), response.headers());
-            }
-            own_body(response, context)
+            let gone = error.has_no_reader();
+            let response = local_reply::refused(&mut context, error);
+            own_answer(context, response, gone)
         }
     }
 }
 
-/// A text of our own. The answer to `HEAD` tells its length only.
-fn own_body(response: Response<Bytes>, context: Box<RequestContext>) -> Response<ResponseBody> {
+/// A text of our own. The answer to `HEAD` tells its length only. `gone`: nobody reads it.
+fn own_answer(mut context: Box<RequestContext>, mut response: Response<Bytes>, gone: bool) -> Response<ResponseBody> {
+    // Source: Envoy `FilterManager::sendLocalReply`: a bad request may be a sign of a message that was misunderstood.
+    context.last |= response.status() == StatusCode::BAD_REQUEST;
+    allow_origin(&context, response.headers_mut());
+    set_server(&context, response.headers_mut());
+    say_last(&context, response.headers_mut());
+    if !gone {
+        context.responds(response.status(), response.headers());
+    }
     let kind = |bytes| if context.head_only { Kind::Empty } else { Kind::Full(bytes) };
     let response = response.map(kind);
     response.map(|kind| ResponseBody::new(kind, context))

@@ -53,7 +53,7 @@ pub struct Plan<'v> {
 }
 
 impl<'v> Plan<'v> {
-    /// Make the request ready to be sent: choose the cluster, set the clocks, turn the head as received into the head as sent.
+    /// Make the request ready to be sent: find the cluster, set the clocks, turn the head as received into the head as sent.
     ///
     /// # Errors
     /// When there is no cluster, the upgrade is not allowed, or the head makes no request.
@@ -63,6 +63,7 @@ impl<'v> Plan<'v> {
         mut head: request::Parts,
         body: Incoming,
         upgrade: bool,
+        chosen: &Chosen<'v>,
     ) -> Result<Outgoing<'v>, RequestError> {
         let forward = self.forward;
         if head.method == Method::CONNECT {
@@ -72,7 +73,14 @@ impl<'v> Plan<'v> {
         if upgrade {
             upgrade::check(&head.headers, &context.view.manager, forward)?;
         }
-        let (cluster, weighted) = self.cluster(context, &head.headers)?;
+        let weighted = chosen.entry();
+        let cluster = match self.cluster(context, chosen) {
+            Ok(found) => found,
+            Err(error) => {
+                self.keep_asked(context, weighted, &head);
+                return Err(error);
+            }
+        };
         let asked = if self.fields.has(Fields::ASKED) { asked::take(&mut head.headers, believes(context)) } else { None };
         let policy = self.policy(asked.as_ref());
         let may_retry = policy.as_deref().is_some_and(|policy| self.may_retry(policy, &head, context.grpc));
@@ -81,10 +89,8 @@ impl<'v> Plan<'v> {
         let http2 = !upgrade && cluster.cluster.protocol.is_http2(context.version);
         let dynamic = matches!(cluster.cluster.kind, ClusterKind::DynamicForwardProxy);
         let name = dynamic.then(|| authority(&head).into());
-        if mutate::asks_for_request(&self.mutations(weighted, Side::Response)) {
-            context.asked = Some(Box::new(copy(&head)));
-        }
         self.rewrite(context, &mut head, &cluster, weighted, Shape { upgrade, http2 })?;
+        self.keep_asked(context, weighted, &head);
         let kept = http2 || policy.as_deref().is_some_and(|policy| may_repeat_written(policy, context.grpc));
         let body = first_body(context, body, policy.as_deref(), kept);
         let attempt_count = self.host.attempt_count_to_upstream;
@@ -93,30 +99,59 @@ impl<'v> Plan<'v> {
             if attempt_count {
                 head.headers.insert(headers::ATTEMPT_COUNT, headers::small_number(1));
             }
-            if let Some(expected) = &expected {
-                expected.tell(&mut head.headers, Duration::ZERO);
+            if let Some(expected) = expected {
+                // A copy has the time of the whole request.
+                let per_try = expected.per_try.filter(|_| expected.request.is_none());
+                Expected { per_try, ..expected }.tell(&mut head.headers, Duration::ZERO);
             }
             mirror::begin(context, &forward.mirrors, &head, forward.timeout);
         }
         Ok(Outgoing { head: Some(head), body: Some(body), cluster, weighted, policy, kept, http2, attempt_count, expected, name })
     }
 
-    fn cluster(
+    /// Keep a head that changes of the response's headers refer to.
+    pub fn keep_asked(&self, context: &mut RequestContext, weighted: Option<&'v WeightedCluster>, head: &request::Parts) {
+        if mutate::asks_for_request(&self.mutations(weighted, Side::Response)) {
+            context.asked = Some(Box::new(copy(head)));
+        }
+    }
+
+    /// What this proxy answers in the upstream's place has the route's changes, too.
+    ///
+    /// # Errors
+    /// The one given, where nothing is to be changed, or nobody reads the answer.
+    pub fn refuse(
         &self,
         context: &mut RequestContext,
-        headers: &HeaderMap,
-    ) -> Result<(Rc<WorkerCluster>, Option<&'v WeightedCluster>), RequestError> {
+        weighted: Option<&'v WeightedCluster>,
+        error: RequestError,
+    ) -> Result<Outcome, RequestError> {
+        let mutations = self.mutations(weighted, Side::Response);
+        if mutations.is_empty() || error.has_no_reader() {
+            return Err(error);
+        }
+        let mut response = local_reply::refused(context, error);
+        let status = response.status();
+        local_reply::change(&mut response, |headers| {
+            for list in &mutations {
+                mutate::remove(list, headers);
+                let rendered = mutate::render(list, &ResponseFacts { context, response: headers, status });
+                mutate::add(rendered, headers);
+            }
+        });
+        Ok(Outcome::Local(response))
+    }
+
+    /// The cluster that the request goes to, by the route's rule.
+    pub fn choose(&self, context: &RequestContext, headers: &HeaderMap) -> Chosen<'v> {
+        choose(&self.forward.cluster, headers, || context.connection.worker.random())
+    }
+
+    fn cluster(&self, context: &mut RequestContext, chosen: &Chosen<'_>) -> Result<Rc<WorkerCluster>, RequestError> {
         let missing = || RequestError::NoCluster { status: self.forward.cluster_not_found };
-        let chosen = choose(&self.forward.cluster, headers, || context.connection.worker.random());
-        let (name, weighted) = match &chosen {
-            Chosen::Cluster(name) => (*name, None),
-            Chosen::Weighted(entry) => (&entry.name, Some(*entry)),
-            Chosen::Named(name) => (name, None),
-            Chosen::None => return Err(missing()),
-        };
-        let cluster = context.view.view.cluster(name).ok_or_else(missing)?;
+        let cluster = context.view.view.cluster(chosen.name().ok_or_else(missing)?).ok_or_else(missing)?;
         context.cluster = Some(Rc::clone(&cluster));
-        Ok((cluster, weighted))
+        Ok(cluster)
     }
 
     fn may_retry(&self, policy: &RetryPolicy, head: &request::Parts, grpc: bool) -> bool {
@@ -172,7 +207,7 @@ impl<'v> Plan<'v> {
     /// Turn the head as received into the head as sent.
     fn rewrite(
         &self,
-        context: &RequestContext,
+        context: &mut RequestContext,
         head: &mut request::Parts,
         cluster: &WorkerCluster,
         weighted: Option<&'v WeightedCluster>,
@@ -181,11 +216,17 @@ impl<'v> Plan<'v> {
         let mutations = self.mutations(weighted, Side::Request);
         let mut fields = self.fields;
         if !mutations.is_empty() {
-            let rendered = mutate::render(&mutations, &RequestFacts { context, head, response: None });
-            mutate::apply(&mutations, rendered, &mut head.headers);
+            for list in &mutations {
+                mutate::remove(list, &mut head.headers);
+                let rendered = mutate::render(list, &RequestFacts { context, head, response: None });
+                mutate::add(rendered, &mut head.headers);
+            }
             fields = Fields::of(&head.headers);
             // What came was stripped before rules looked at it.
             headers::strip_hop_by_hop(&mut head.headers, fields, shape.upgrade);
+            if let Some(log) = &mut context.log {
+                log.request_headers = context.view.manager.access_log.capture_request(&head.headers);
+            }
         }
         headers::strip_expect(&mut head.headers, fields);
         if let Some(path) = rewrite::path(&self.forward.path, &self.route.matches.path, head.uri.path(), head.uri.query()) {
@@ -206,6 +247,9 @@ impl<'v> Plan<'v> {
                 head.headers.append(headers::FORWARDED_HOST, before.clone());
             }
             head.headers.insert(headers::ORIGINAL_HOST, before);
+            if let Some(log) = &mut context.log {
+                log.authority.clone_from(&host);
+            }
         }
         peer_metadata(context, cluster, &mut head.headers, fields);
         let connection = &context.connection;
@@ -275,8 +319,11 @@ impl<'v> Plan<'v> {
         }
         let mutations = self.mutations(weighted, Side::Response);
         if !mutations.is_empty() {
-            let rendered = mutate::render(&mutations, &ResponseFacts { context, response: &head.headers, status: head.status });
-            mutate::apply(&mutations, rendered, &mut head.headers);
+            for list in &mutations {
+                mutate::remove(list, &mut head.headers);
+                let rendered = mutate::render(list, &ResponseFacts { context, response: &head.headers, status: head.status });
+                mutate::add(rendered, &mut head.headers);
+            }
         }
         head.headers.insert(headers::UPSTREAM_SERVICE_TIME, headers::milliseconds(waited));
         if self.host.attempt_count_to_downstream {
@@ -359,7 +406,7 @@ fn protocol_error(context: &mut RequestContext) -> Outcome {
     let failure = Failure::Protocol(Cow::Borrowed("unexpected 101"));
     let reply = RequestError::Upstream { failure, retried: false, exhausted: false }.reply();
     context.flag(reply.flags);
-    let response = local_reply::response(&reply, context.grpc);
+    let response = local_reply::response(&reply, context.grpc, context.head_only);
     context.details = reply.details;
     Outcome::Local(response)
 }
@@ -374,9 +421,14 @@ pub fn decorate_local(
     let lists = [&route.response_headers, &host.response_headers, &routes.response_headers];
     let lists: Mutations<'_> = lists.into_iter().filter(|list| !list.is_empty()).collect();
     if !lists.is_empty() {
-        let (status, before) = (response.status(), response.headers().clone());
-        let rendered = mutate::render(&lists, &RequestFacts { context, head, response: Some((status, &before)) });
-        mutate::apply(&lists, rendered, response.headers_mut());
+        let status = response.status();
+        local_reply::change(&mut response, |headers| {
+            for list in &lists {
+                mutate::remove(list, headers);
+                let rendered = mutate::render(list, &RequestFacts { context, head, response: Some((status, headers)) });
+                mutate::add(rendered, headers);
+            }
+        });
     }
     response
 }

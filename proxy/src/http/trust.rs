@@ -6,9 +6,11 @@
 //! Source: Envoy `ConnectionManagerUtility::cleanInternalHeaders`, for requests that are not internal. Without an `internal_address_config`,
 //! which Istio does not send, none is. What asks for retries and timeouts is read before it is taken: see `retry::asked`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::headers::FORWARDED_FOR;
 
 /// Believed of nobody.
 const INTERNAL: [HeaderName; 6] = [
@@ -40,6 +42,13 @@ pub fn sanitise(headers: &mut HeaderMap, edge: bool) {
     for name in INTERNAL.iter().chain(of_the_mesh) {
         headers.remove(name);
     }
+}
+
+/// Where the proxies before this one say that a request came from: the last of them names who called it. Source: Envoy
+/// `Utility::getLastAddressFromXFF`.
+pub fn origin(headers: &HeaderMap) -> Option<IpAddr> {
+    let last = headers.get_all(FORWARDED_FOR).iter().next_back()?.to_str().ok()?;
+    last.rsplit(',').next()?.trim().parse().ok()
 }
 
 /// Say at the edge which address a request came from.

@@ -105,7 +105,7 @@ mod tests {
         let headers: HeaderMap =
             headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect();
         let uri = Uri::from_static("/");
-        judge(policy, &Head { method, authority: "a", scheme: "http", uri: &uri, headers: &headers, grpc: false }, || 0)
+        judge(policy, &Head { method, authority: "a", uri: &uri, headers: &headers, grpc: false }, || 0)
     }
 
     #[test]

@@ -38,7 +38,7 @@ mod tests {
         let abort = FaultAbort::Http(StatusCode::IM_A_TEAPOT);
         let fault = Fault { delay: Some((half, Duration::from_secs(1))), abort: Some((half, abort)), headers: vec![] };
         let (uri, headers) = (Uri::from_static("/"), HeaderMap::new());
-        let head = Head { method: &Method::GET, authority: "a", scheme: "http", uri: &uri, headers: &headers, grpc: false };
+        let head = Head { method: &Method::GET, authority: "a", uri: &uri, headers: &headers, grpc: false };
         let (hit, miss) = (499_999, 500_000);
         let cases = [([hit, hit], true, true), ([hit, miss], true, false), ([miss, hit], false, true), ([miss, miss], false, false)];
         for (numbers, delayed, aborted) in cases {

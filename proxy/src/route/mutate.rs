@@ -1,22 +1,27 @@
 //! Changes that configuration makes to headers.
 //!
 //! In:  lists of changes, innermost first (cluster, route, virtual host, table); facts for their templates.
-//! Out: changed headers. All values are computed before anything is changed; removal precedes addition.
+//! Out: changed headers. Each list removes, then computes all its values, then adds; the next one sees what came of it.
 
-use http::header::Entry;
 use http::{HeaderMap, HeaderValue};
 use smallvec::SmallVec;
 
 use super::template::Facts;
 use crate::config::route_table::{AppendAction, HeaderAddition, HeaderMutations};
 
-/// Additions with their values, computed from the headers before any change.
+/// Additions of one list with their values.
 pub type Rendered<'a> = SmallVec<[(&'a HeaderAddition, HeaderValue); 4]>;
 
-/// Compute the values to add. Source: Envoy `HeaderParser::evaluateHeaders`.
-pub fn render<'a>(lists: &[&'a HeaderMutations], facts: &impl Facts) -> Rendered<'a> {
-    let additions = lists.iter().flat_map(|list| &list.add);
-    let values = additions.filter_map(|addition| Some((addition, addition.value.render(facts)?)));
+/// Remove what a list removes. Source: Envoy `HeaderParser::evaluateHeaders`.
+pub fn remove(list: &HeaderMutations, headers: &mut HeaderMap) {
+    for name in &list.remove {
+        headers.remove(name);
+    }
+}
+
+/// Compute the values that a list adds.
+pub fn render<'a>(list: &'a HeaderMutations, facts: &impl Facts) -> Rendered<'a> {
+    let values = list.add.iter().filter_map(|addition| Some((addition, addition.value.render(facts)?)));
     values.filter(|(addition, value)| addition.keep_empty || !value.is_empty()).collect()
 }
 
@@ -25,30 +30,25 @@ pub fn asks_for_request(lists: &[&HeaderMutations]) -> bool {
     lists.iter().flat_map(|list| &list.add).any(|addition| addition.value.asks_for_request())
 }
 
-/// Remove, then add.
-pub fn apply(lists: &[&HeaderMutations], rendered: Rendered<'_>, headers: &mut HeaderMap) {
-    for name in lists.iter().flat_map(|list| &list.remove) {
-        headers.remove(name);
-    }
+/// Set and add what was computed: first what is set, whatever its place in the list.
+pub fn add(rendered: Rendered<'_>, headers: &mut HeaderMap) {
+    let mut added = Rendered::new();
     for (addition, value) in rendered {
         let name = &addition.name;
         match addition.action {
-            AppendAction::AppendIfExistsOrAdd => {
-                headers.append(name, value);
-            }
-            AppendAction::AddIfAbsent => {
-                if let Entry::Vacant(entry) = headers.entry(name) {
-                    entry.insert(value);
-                }
-            }
-            AppendAction::OverwriteIfExistsOrAdd => {
-                headers.insert(name, value);
-            }
+            AppendAction::AppendIfExistsOrAdd | AppendAction::AddIfAbsent => added.push((addition, value)),
+            AppendAction::OverwriteIfExistsOrAdd => drop(headers.insert(name, value)),
             AppendAction::OverwriteIfExists => {
                 if headers.contains_key(name) {
                     headers.insert(name, value);
                 }
             }
+        }
+    }
+    for (addition, value) in added {
+        let name = &addition.name;
+        if addition.action == AppendAction::AppendIfExistsOrAdd || !headers.contains_key(name) {
+            headers.append(name, value);
         }
     }
 }
@@ -78,31 +78,43 @@ mod tests {
         fn fact(&self, _: Fact, _: &mut BytesMut) {}
     }
 
-    fn add(name: &'static str, value: &str, action: AppendAction) -> HeaderAddition {
+    fn addition(name: &'static str, value: &str, action: AppendAction) -> HeaderAddition {
         HeaderAddition { name: HeaderName::from_static(name), value: Template::parse(value).unwrap(), action, keep_empty: false }
     }
 
     #[test]
-    fn values_come_from_the_headers_before_any_change() {
+    fn values_come_from_what_the_list_leaves_before_it_adds() {
         let mutations = HeaderMutations {
             remove: vec![HeaderName::from_static("x-old")],
             add: vec![
-                add("x-copy", "%REQ(x-old)%", AppendAction::OverwriteIfExistsOrAdd),
-                add("x-list", "b", AppendAction::AppendIfExistsOrAdd),
-                add("x-there", "new", AppendAction::AddIfAbsent),
-                add("x-absent", "new", AppendAction::OverwriteIfExists),
-                add("x-there2", "new", AppendAction::OverwriteIfExists),
+                addition("x-copy", "%REQ(x-list)%", AppendAction::OverwriteIfExistsOrAdd),
+                addition("x-gone", "%REQ(x-old)%", AppendAction::OverwriteIfExistsOrAdd),
+                addition("x-list", "b", AppendAction::AppendIfExistsOrAdd),
+                addition("x-late", "added", AppendAction::AppendIfExistsOrAdd),
+                addition("x-late", "set", AppendAction::OverwriteIfExistsOrAdd),
+                addition("x-there", "new", AppendAction::AddIfAbsent),
+                addition("x-absent", "new", AppendAction::OverwriteIfExists),
+                addition("x-there2", "new", AppendAction::OverwriteIfExists),
             ],
         };
         let mut headers = HeaderMap::new();
         for (name, value) in [("x-old", "1"), ("x-list", "a"), ("x-there", "old"), ("x-there2", "old")] {
             headers.insert(name, HeaderValue::from_static(value));
         }
-        let rendered = render(&[&mutations], &Of(&headers.clone()));
-        apply(&[&mutations], rendered, &mut headers);
+        remove(&mutations, &mut headers);
+        let rendered = render(&mutations, &Of(&headers.clone()));
+        add(rendered, &mut headers);
         let all = |name: &str| headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect::<Vec<_>>();
-        let cases: [(&str, &[&str]); 6] =
-            [("x-old", &[]), ("x-copy", &["1"]), ("x-list", &["a", "b"]), ("x-there", &["old"]), ("x-absent", &[]), ("x-there2", &["new"])];
+        let cases: [(&str, &[&str]); 8] = [
+            ("x-late", &["set", "added"]),
+            ("x-old", &[]),
+            ("x-gone", &[]),
+            ("x-copy", &["a"]),
+            ("x-list", &["a", "b"]),
+            ("x-there", &["old"]),
+            ("x-absent", &[]),
+            ("x-there2", &["new"]),
+        ];
         for (name, want) in cases {
             assert_eq!(all(name), want, "{name}");
         }

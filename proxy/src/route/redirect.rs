@@ -10,18 +10,16 @@ use crate::config::route_table::{PathMatch, Redirect, RedirectPath, RedirectSche
 
 /// Where a redirect leads. `None` when the result cannot be a header value.
 ///
-/// Source: Envoy `RouteEntryImplBase::newUri`. A port of 80 or 443 is dropped when the scheme is replaced and it was the old scheme's.
+/// Source: Envoy `RouteEntryImplBase::newUri`.
 pub fn location(redirect: &Redirect, matched: &PathMatch, head: &Head<'_>) -> Option<HeaderValue> {
     let scheme = match redirect.scheme {
         Some(RedirectScheme::Http) => "http",
         Some(RedirectScheme::Https) => "https",
-        None if head.scheme.is_empty() => "http",
-        None => head.scheme,
+        None => head.scheme(),
     };
     let host = match &redirect.host {
         Some(host) => host,
-        None if redirect.scheme.is_some() || redirect.port.is_some() => default_port_dropped(head, redirect.port.is_some()),
-        None => head.authority,
+        None => host_of(head, scheme, redirect.port.is_some()),
     };
     let mut text = format!("{scheme}://{host}");
     if let Some(port) = redirect.port {
@@ -51,13 +49,13 @@ pub fn location(redirect: &Redirect, matched: &PathMatch, head: &Head<'_>) -> Op
     HeaderValue::try_from(text).ok()
 }
 
-fn default_port_dropped<'a>(head: &Head<'a>, replaced: bool) -> &'a str {
-    let default = match head.scheme {
-        "http" => ":80",
-        "https" => ":443",
-        _ => "",
-    };
-    if replaced || (!default.is_empty() && head.authority.ends_with(default)) { without_port(head.authority) } else { head.authority }
+/// The request's host. A port of 80 or 443 is dropped where the scheme becomes another and it was the old one's.
+///
+/// Source: Envoy `RouteEntryImplBase::processRequestHost`.
+fn host_of<'a>(head: &Head<'a>, scheme: &str, port_replaced: bool) -> &'a str {
+    let before = head.forwarded_scheme();
+    let default = if before == "https" { ":443" } else { ":80" };
+    if port_replaced || (scheme != before && head.authority.ends_with(default)) { without_port(head.authority) } else { head.authority }
 }
 
 #[cfg(test)]
@@ -82,6 +80,7 @@ mod tests {
         let cases = [
             ("host", Redirect { host: Some("b.com".into()), ..redirect() }, "a.com", "http://b.com/foo/x?q=1"),
             ("scheme drops port", Redirect { scheme: Some(RedirectScheme::Https), ..redirect() }, "a.com:80", "https://a.com/foo/x?q=1"),
+            ("same scheme", Redirect { scheme: Some(RedirectScheme::Http), ..redirect() }, "a.com:80", "http://a.com:80/foo/x?q=1"),
             ("scheme keeps port", Redirect { scheme: Some(RedirectScheme::Https), ..redirect() }, "a.com:81", "https://a.com:81/foo/x?q=1"),
             ("port", Redirect { port: Some(8443), ..redirect() }, "a.com:81", "http://a.com:8443/foo/x?q=1"),
             ("path", Redirect { path: whole("/new"), ..redirect() }, "a.com", "http://a.com/new?q=1"),
@@ -91,7 +90,7 @@ mod tests {
         ];
         let (uri, headers) = ("/foo/x?q=1".parse().unwrap(), HeaderMap::new());
         for (name, redirect, authority, want) in cases {
-            let head = Head { method: &Method::GET, authority, scheme: "http", uri: &uri, headers: &headers, grpc: false };
+            let head = Head { method: &Method::GET, authority, uri: &uri, headers: &headers, grpc: false };
             assert_eq!(location(&redirect, &PathMatch::Prefix("/foo".into()), &head).unwrap(), want, "{name}");
         }
     }

@@ -3,7 +3,6 @@
 //! In:  a route table, a request's head, random numbers.
 //! Out: the first route that matches; the cluster.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -86,47 +85,44 @@ fn matches_path(rule: &PathMatch, case_sensitive: bool, head: &Head<'_>) -> bool
 /// Whether a request fulfils a condition on a header or pseudo-header. Source: Envoy `HeaderUtility::matchHeaders`.
 pub fn matches_header(wanted: &HeaderMatch, head: &Head<'_>) -> bool {
     match &wanted.header {
-        HeaderKey::Name(name) => matches_value(wanted, joined(head.headers, name).as_deref()),
-        key => matches_value(wanted, head.value(key)),
+        HeaderKey::Name(name) => matches_values(wanted, head.headers, name),
+        key => matches_any(wanted, head.value(key).into_iter()),
     }
 }
 
 /// Whether a response's headers fulfil a condition.
 pub fn matches_response_header(wanted: &HeaderMatch, headers: &HeaderMap) -> bool {
     match &wanted.header {
-        HeaderKey::Name(name) => matches_value(wanted, joined(headers, name).as_deref()),
+        HeaderKey::Name(name) => matches_values(wanted, headers, name),
         _ => false,
     }
 }
 
-/// All values of a header, joined with `,`.
-fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
-    let mut values = headers.get_all(name).iter().map(HeaderValue::as_bytes);
-    let mut all = Cow::Borrowed(values.next()?);
-    for value in values {
-        let text = all.to_mut();
-        text.push(b',');
-        text.extend_from_slice(value);
-    }
-    Some(all)
+fn matches_values(wanted: &HeaderMatch, headers: &HeaderMap, name: &HeaderName) -> bool {
+    matches_any(wanted, headers.get_all(name).iter().map(HeaderValue::as_bytes))
 }
 
-fn matches_value(wanted: &HeaderMatch, value: Option<&[u8]>) -> bool {
-    let value = match value {
+/// One of several lines is enough, and for an inverted condition one too many: each is looked at by itself. Source: Envoy since 1.39,
+/// `envoy.reloadable_features.match_headers_individually`.
+fn matches_any<'a>(wanted: &HeaderMatch, mut values: impl Iterator<Item = &'a [u8]>) -> bool {
+    let first = match values.next() {
         Some(value) => value,
         None if wanted.missing_is_empty => b"",
         // A missing value fulfils only conditions on presence.
         None => return matches!(wanted.value, ValueMatch::Present(present) if present == wanted.invert),
     };
-    let found = match &wanted.value {
+    (matches_value(wanted, first) || values.any(|value| matches_value(wanted, value))) != wanted.invert
+}
+
+fn matches_value(wanted: &HeaderMatch, value: &[u8]) -> bool {
+    match &wanted.value {
         ValueMatch::Present(present) => *present,
         ValueMatch::Text(text) => matches_text(text, value),
         ValueMatch::Range { start, end } => {
             let number = std::str::from_utf8(value).ok().and_then(|text| text.trim().parse::<i64>().ok());
             number.is_some_and(|number| (*start..*end).contains(&number))
         }
-    };
-    found != wanted.invert
+    }
 }
 
 /// Whether a text fulfils a condition.
@@ -172,6 +168,25 @@ pub enum Chosen<'t> {
     None,
 }
 
+impl<'t> Chosen<'t> {
+    pub fn name(&self) -> Option<&ClusterName> {
+        match self {
+            Self::Cluster(name) => Some(name),
+            Self::Weighted(entry) => Some(&entry.name),
+            Self::Named(name) => Some(name),
+            Self::None => None,
+        }
+    }
+
+    /// The entry among several.
+    pub fn entry(&self) -> Option<&'t WeightedCluster> {
+        match self {
+            Self::Weighted(entry) => Some(entry),
+            Self::Cluster(_) | Self::Named(_) | Self::None => None,
+        }
+    }
+}
+
 /// Choose by the route's rule; several are drawn by weight.
 pub fn choose<'t>(choice: &'t ClusterChoice, headers: &HeaderMap, random: impl FnOnce() -> u64) -> Chosen<'t> {
     match choice {
@@ -201,7 +216,7 @@ mod tests {
     use http::{Method, Uri};
 
     fn head_with<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Head<'a> {
-        Head { method: &Method::GET, authority: "shop:80", scheme: "http", uri, headers, grpc: false }
+        Head { method: &Method::GET, authority: "shop:80", uri, headers, grpc: false }
     }
 
     fn path_case(rule: &PathMatch, case_sensitive: bool, path: &str) -> bool {
