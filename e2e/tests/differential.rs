@@ -27,6 +27,7 @@ use fastrand::Rng;
 use futures_util::future::join_all;
 use pillion_e2e::{eventually, peers};
 use serde_json::Value;
+use tokio::net::TcpSocket;
 
 use backends::Ledger;
 use generate::Configuration;
@@ -138,6 +139,7 @@ struct Bench {
     names: Vec<(String, String)>,
     /// By virtual host and route: clusters and weights, the same for both.
     weights: BTreeMap<String, Weights>,
+    _dead: TcpSocket,
 }
 
 impl Bench {
@@ -154,9 +156,10 @@ impl Bench {
         ] {
             workloads.push((app, version, backends::start(name, &ledger).await));
         }
-        // A port that nobody serves.
-        let dead = std::net::TcpListener::bind("127.0.0.1:0").and_then(|held| held.local_addr()).expect("a port").port();
-        workloads.push(("pool", "dead", dead));
+        // A port that nobody serves, and that nobody else can have.
+        let dead = TcpSocket::new_v4().expect("a socket");
+        dead.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
+        workloads.push(("pool", "dead", dead.local_addr().expect("an address").port()));
         let names = workloads.iter().map(|(app, version, port)| {
             (format!("127.0.0.1:{port}"), if *app == "pool" { format!("<{version}>") } else { format!("<{app}>") })
         });
@@ -168,7 +171,7 @@ impl Bench {
             (envoy.len() > routes && envoy == ours).then_some(envoy)
         })
         .await;
-        Self { pair, ledger, names, weights }
+        Self { pair, ledger, names, weights, _dead: dead }
     }
 
     /// Every shot at both proxies; observations in the order of the shots.

@@ -532,11 +532,11 @@ fn location(redirect: &HttpRedirect, uri: Option<&StringMatch>, path: &str, requ
     let default = if redirect.scheme == "https" { 443 } else { 80 };
     port = port.filter(|port| *port != default);
     let bare = request.authority.rsplit_once(':').map_or(&*request.authority, |(name, _)| name);
-    let was_default = (request.scheme == "http" && request.authority.ends_with(":80"))
-        || (request.scheme == "https" && request.authority.ends_with(":443"));
+    // The clients here speak plaintext to their sidecar: `x-forwarded-proto` is `http`, and 80 goes when the scheme becomes another.
+    let was_default = scheme != "http" && request.authority.ends_with(":80");
     let host = if !redirect.authority.is_empty() {
         &redirect.authority
-    } else if port.is_some() || (!redirect.scheme.is_empty() && was_default) {
+    } else if port.is_some() || was_default {
         bare
     } else {
         &request.authority
