@@ -47,6 +47,12 @@ const DIFFERENCES: &[(&str, &str)] = &[
          Upgraded streams are not mirrored. The host has no suffix `-shadow`, as with Istio's default `DISABLE_SHADOW_HOST_SUFFIX=true`",
     ),
     ("`rewrite.uriRegexRewrite`", "a result that does not begin with `/` gets one"),
+    ("HTTP/1.0", "served, and the connection is closed; Envoy answers 426"),
+    (
+        "the length of an answer without a body",
+        "taken away from 204 and 304; Envoy answers 502 in the place of the one, and passes the other on",
+    ),
+    ("heads that cannot be read", "answered by the codec with the status alone; Envoy adds a text and `server`"),
     (
         "reason phrases",
         "that of an upstream is passed on; a status that has none is given `<none>`. Envoy writes the usual phrase, or `Unknown`",

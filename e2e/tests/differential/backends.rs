@@ -113,6 +113,8 @@ async fn respond(stream: &mut BufReader<TcpStream>, name: &str, todo: &str, head
             tokio::time::sleep(SLOW).await;
             lengthy("200 OK", "")
         }
+        // Heads that say more of a body than there is.
+        "length-of-none" => format!("HTTP/1.1 {number} Some Reason\r\n{common}content-length: {}\r\n\r\n", body.len()),
         "status" if number == "204" => format!("HTTP/1.1 204 No Content\r\n{common}\r\n"),
         "status" if number == "304" => format!("HTTP/1.1 304 Not Modified\r\n{common}etag: \"x\"\r\n\r\n"),
         "status" => lengthy(&format!("{number} Some Reason"), ""),

@@ -35,7 +35,7 @@ const SERVED: &[&str] = &[
 ];
 const CLUSTER: &str = "upstream_cluster: \"outbound|80|v1|pool.team.svc.cluster.local\"";
 
-const KNOWN: [Known; 18] = [
+const KNOWN: [Known; 22] = [
     (
         "reason phrases",
         "GET /p HTTP/1.1\r\nhost: known.test\r\nx-do: status=404",
@@ -60,6 +60,51 @@ const KNOWN: [Known; 18] = [
         Where::Log,
         &[CLUSTER],
         &["upstream_cluster: null"],
+    ),
+    (
+        "HTTP/1.0",
+        "GET /p HTTP/1.0\r\nhost: known.test",
+        "",
+        Where::Client,
+        &["HTTP/1.1 426 Upgrade Required", "Upgrade Required", "connection: close", "content-length: 16", "content-type: text/plain"],
+        &[
+            "HTTP/1.0 200 OK",
+            "content-length: 8",
+            "from v1\n",
+            "x-backend: v1",
+            "x-envoy-upstream-service-time: <ms>",
+            "x-mixed: One",
+            "x-mixed: two",
+        ],
+    ),
+    (
+        "the length of an answer without a body",
+        "GET /p HTTP/1.1\r\nhost: known.test\r\nx-do: length-of-none=204",
+        "",
+        Where::Client,
+        &[
+            "HTTP/1.1 502 Bad Gateway",
+            "content-length: 87",
+            "content-type: text/plain",
+            "upstream connect error or disconnect/reset before headers. reset reason: protocol error",
+        ],
+        &["", "HTTP/1.1 204 Some Reason", "x-backend: v1", "x-envoy-upstream-service-time: <ms>", "x-mixed: One", "x-mixed: two"],
+    ),
+    (
+        "the length of an answer without a body",
+        "GET /p HTTP/1.1\r\nhost: known.test\r\nx-do: length-of-none=304",
+        "",
+        Where::Client,
+        &["HTTP/1.1 304 Not Modified", "content-length: 8"],
+        &["HTTP/1.1 304 Some Reason"],
+    ),
+    (
+        "heads that cannot be read",
+        "GET /p HTTP/1.1\r\nhost: known.test\r\nno field",
+        "",
+        Where::Client,
+        &["Bad Request", "content-length: 11", "content-type: text/plain", "server: envoy"],
+        &["", "content-length: 0"],
     ),
     (
         "`BYTES_RECEIVED` of what no upstream received",
