@@ -24,7 +24,7 @@ use crate::balance;
 use crate::config::RuntimeConfig;
 use crate::config::cluster::{ClusterKind, OpenRequest};
 use crate::config::listener::Direction;
-use crate::config::route_table::{RetryPolicy, WeightedCluster};
+use crate::config::route_table::RetryPolicy;
 use crate::config::view::{WorkerCluster, WorkerEndpoint};
 use crate::connect::resolve::Resolver;
 use crate::connect::{Answer, Failure, Link};
@@ -44,8 +44,6 @@ pub struct Outgoing<'v> {
     pub head: Option<request::Parts>,
     pub body: Option<RequestBody>,
     pub cluster: Rc<WorkerCluster>,
-    /// Where the route has several clusters: its entry.
-    pub weighted: Option<&'v WeightedCluster>,
     pub policy: Option<Policy<'v>>,
     /// The head is copied before each try, because it may be needed after it was written.
     pub kept: bool,

@@ -101,8 +101,8 @@ async fn forward(context: &mut RequestContext, mut request: Request<Incoming>, f
                 Err(error) => return plan.refuse(context, chosen.entry(), error),
             };
             match attempt::run(context, &mut outgoing).await {
-                Ok(answer) => Ok(plan.respond(context, answer, pending, outgoing.weighted)),
-                Err(error) => plan.refuse(context, outgoing.weighted, error),
+                Ok(answer) => Ok(plan.respond(context, answer, pending, chosen.entry())),
+                Err(error) => plan.refuse(context, chosen.entry(), error),
             }
         }
         RouteAction::Redirect(rule) => {

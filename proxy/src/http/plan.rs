@@ -106,7 +106,7 @@ impl<'v> Plan<'v> {
             }
             mirror::begin(context, &forward.mirrors, &head, forward.timeout);
         }
-        Ok(Outgoing { head: Some(head), body: Some(body), cluster, weighted, policy, kept, http2, attempt_count, expected, name })
+        Ok(Outgoing { head: Some(head), body: Some(body), cluster, policy, kept, http2, attempt_count, expected, name })
     }
 
     /// Keep a head that changes of the response's headers refer to.
@@ -132,13 +132,7 @@ impl<'v> Plan<'v> {
         }
         let mut response = local_reply::refused(context, error);
         let status = response.status();
-        local_reply::change(&mut response, |headers| {
-            for list in &mutations {
-                mutate::remove(list, headers);
-                let rendered = mutate::render(list, &ResponseFacts { context, response: headers, status });
-                mutate::add(rendered, headers);
-            }
-        });
+        local_reply::change(&mut response, |headers| change_response(context, &mutations, headers, status));
         Ok(Outcome::Local(response))
     }
 
@@ -216,11 +210,8 @@ impl<'v> Plan<'v> {
         let mutations = self.mutations(weighted, Side::Request);
         let mut fields = self.fields;
         if !mutations.is_empty() {
-            for list in &mutations {
-                mutate::remove(list, &mut head.headers);
-                let rendered = mutate::render(list, &RequestFacts { context, head, response: None });
-                mutate::add(rendered, &mut head.headers);
-            }
+            let render = |head: &request::Parts, list| mutate::render(list, &RequestFacts { context, head, response: None });
+            mutate::change(&mutations, head, |head| &mut head.headers, render);
             fields = Fields::of(&head.headers);
             // What came was stripped before rules looked at it.
             headers::strip_hop_by_hop(&mut head.headers, fields, shape.upgrade);
@@ -318,13 +309,7 @@ impl<'v> Plan<'v> {
             strip_peer_metadata(&mut head.headers, fields);
         }
         let mutations = self.mutations(weighted, Side::Response);
-        if !mutations.is_empty() {
-            for list in &mutations {
-                mutate::remove(list, &mut head.headers);
-                let rendered = mutate::render(list, &ResponseFacts { context, response: &head.headers, status: head.status });
-                mutate::add(rendered, &mut head.headers);
-            }
-        }
+        change_response(context, &mutations, &mut head.headers, head.status);
         head.headers.insert(headers::UPSTREAM_SERVICE_TIME, headers::milliseconds(waited));
         if self.host.attempt_count_to_downstream {
             head.headers.insert(headers::ATTEMPT_COUNT, headers::small_number(context.attempts));
@@ -411,6 +396,11 @@ fn protocol_error(context: &mut RequestContext) -> Outcome {
     Outcome::Local(response)
 }
 
+/// Change the headers of a response whose request has gone.
+fn change_response(context: &RequestContext, lists: &[&HeaderMutations], headers: &mut HeaderMap, status: StatusCode) {
+    mutate::change(lists, headers, |headers| headers, |response, list| mutate::render(list, &ResponseFacts { context, response, status }));
+}
+
 /// Apply the route's changes to what the route answers itself.
 pub fn decorate_local(
     context: &RequestContext,
@@ -422,13 +412,8 @@ pub fn decorate_local(
     let lists: Mutations<'_> = lists.into_iter().filter(|list| !list.is_empty()).collect();
     if !lists.is_empty() {
         let status = response.status();
-        local_reply::change(&mut response, |headers| {
-            for list in &lists {
-                mutate::remove(list, headers);
-                let rendered = mutate::render(list, &RequestFacts { context, head, response: Some((status, headers)) });
-                mutate::add(rendered, headers);
-            }
-        });
+        let render = |headers: &HeaderMap, list| mutate::render(list, &RequestFacts { context, head, response: Some((status, headers)) });
+        local_reply::change(&mut response, |headers| mutate::change(&lists, headers, |headers| headers, render));
     }
     response
 }

@@ -12,8 +12,23 @@ use crate::config::route_table::{AppendAction, HeaderAddition, HeaderMutations};
 /// Additions of one list with their values.
 pub type Rendered<'a> = SmallVec<[(&'a HeaderAddition, HeaderValue); 4]>;
 
-/// Remove what a list removes. Source: Envoy `HeaderParser::evaluateHeaders`.
-pub fn remove(list: &HeaderMutations, headers: &mut HeaderMap) {
+/// Change headers by lists, innermost first. `subject` is what the values are rendered from, and has the headers.
+///
+/// Source: Envoy `HeaderParser::evaluateHeaders`.
+pub fn change<'a, T>(
+    lists: &[&'a HeaderMutations],
+    subject: &mut T,
+    headers: impl Fn(&mut T) -> &mut HeaderMap,
+    render: impl Fn(&T, &'a HeaderMutations) -> Rendered<'a>,
+) {
+    for list in lists {
+        remove(list, headers(subject));
+        let rendered = render(subject, list);
+        add(rendered, headers(subject));
+    }
+}
+
+fn remove(list: &HeaderMutations, headers: &mut HeaderMap) {
     for name in &list.remove {
         headers.remove(name);
     }
@@ -31,7 +46,7 @@ pub fn asks_for_request(lists: &[&HeaderMutations]) -> bool {
 }
 
 /// Set and add what was computed: first what is set, whatever its place in the list.
-pub fn add(rendered: Rendered<'_>, headers: &mut HeaderMap) {
+fn add(rendered: Rendered<'_>, headers: &mut HeaderMap) {
     let mut added = Rendered::new();
     for (addition, value) in rendered {
         let name = &addition.name;
@@ -101,9 +116,7 @@ mod tests {
         for (name, value) in [("x-old", "1"), ("x-list", "a"), ("x-there", "old"), ("x-there2", "old")] {
             headers.insert(name, HeaderValue::from_static(value));
         }
-        remove(&mutations, &mut headers);
-        let rendered = render(&mutations, &Of(&headers.clone()));
-        add(rendered, &mut headers);
+        change(&[&mutations], &mut headers, |headers| headers, |headers, list| render(list, &Of(headers)));
         let all = |name: &str| headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect::<Vec<_>>();
         let cases: [(&str, &[&str]); 8] = [
             ("x-late", &["set", "added"]),
