@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 pub mod client;
+pub mod from_files;
 pub mod mesh;
 pub mod metrics;
 pub mod peers;

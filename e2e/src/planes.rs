@@ -20,6 +20,11 @@ pub async fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").await.and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
+/// The same as `host:port`.
+pub async fn free_address() -> String {
+    format!("127.0.0.1:{}", free_port().await)
+}
+
 /// Where the planes meet.
 pub struct Planes {
     home: TempDir,
@@ -42,8 +47,7 @@ impl Planes {
     pub async fn new() -> Self {
         let home = tempfile::tempdir().expect("a temporary folder");
         fs::create_dir(home.path().join("config")).expect("a fresh folder");
-        let address = |port: u16| format!("127.0.0.1:{port}");
-        Self { home, xds: address(free_port().await), api: address(free_port().await) }
+        Self { home, xds: free_address().await, api: free_address().await }
     }
 
     /// A path below the private folder.
@@ -77,8 +81,7 @@ impl Planes {
 
     /// Places for a proxy that is not started yet.
     pub async fn sidecar(&self, name: &str) -> Sidecar {
-        let address = |port: u16| format!("127.0.0.1:{port}");
-        Sidecar { name: name.to_owned(), outbound: address(free_port().await), admin: address(free_port().await) }
+        Sidecar { name: name.to_owned(), outbound: free_address().await, admin: free_address().await }
     }
 
     /// The arguments that make `pillion-proxy` this sidecar of `default`.

@@ -14,21 +14,17 @@ use std::{
 };
 
 use pillion_e2e::{
-    binary,
     client::{self, Answer, Client},
-    eventually, peers,
+    eventually, from_files,
+    planes::free_address,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    process::{Child, Command},
+    process::Child,
 };
 
 const WITHIN: Duration = Duration::from_secs(30);
-
-async fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.and_then(|listener| listener.local_addr()).expect("a free port").port()
-}
 
 /// Answers every request with its own name and the head that it read.
 async fn server(name: &'static str) -> u16 {
@@ -105,41 +101,24 @@ fn mesh(one: u16, two: u16) -> String {
 /// A proxy that runs from a folder of files.
 struct FromFiles {
     name: &'static str,
+    out: PathBuf,
     outbound: String,
     admin: String,
-    log: PathBuf,
     _child: Child,
 }
 
 impl FromFiles {
     async fn start(name: &'static str, program: &Path, home: &Path) -> Self {
         let out = home.join(name);
-        let (outbound, admin) = (format!("127.0.0.1:{}", free_port().await), format!("127.0.0.1:{}", free_port().await));
-        let mut translate = Command::new(binary("pillion"));
-        translate.arg("translate").arg(home.join("mesh")).args([
-            "--workload",
-            "default/client",
-            "--outbound",
-            &outbound,
-            "--admin",
-            &admin,
-        ]);
-        let output = translate.arg("--out").arg(&out).output().await.expect("pillion starts");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let log = home.join(format!("{name}.log"));
-        let mut command = Command::new(program);
-        match name {
-            "envoy" => {
-                command.arg("-c").arg(out.join("envoy.yaml")).args(["--concurrency", "1", "--log-level", "warn", "--use-dynamic-base-id"])
-            }
-            _ => command.args(["proxy", "--status", "off", "--workers", "1", "--resources"]).arg(&out),
-        };
-        let child = command.stdout(Stdio::null()).stderr(fs::File::create(&log).expect("a log file")).kill_on_drop(true).spawn();
-        Self { name, outbound, admin, log, _child: child.expect("the proxy starts") }
+        let (outbound, admin) = (free_address().await, free_address().await);
+        let placed = ["--workload", "default/client", "--outbound", &outbound, "--admin", &admin].map(str::to_owned);
+        from_files::translate(&home.join("mesh"), &out, &placed).await;
+        let child = from_files::run(name, program, &out, Stdio::null());
+        Self { name, out, outbound, admin, _child: child }
     }
 
     fn says(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+        from_files::says(&self.out)
     }
 
     async fn ask(&self, url: &str) -> Answer {
@@ -164,8 +143,6 @@ async fn envoy_and_our_proxy_find_the_servers_of_every_resolution_alike() {
     let home = tempfile::tempdir().expect("a temporary folder");
     fs::create_dir(home.path().join("mesh")).expect("writable");
     fs::write(home.path().join("mesh/mesh.yaml"), mesh(one, two)).expect("writable");
-    let mut programs = vec![("pillion", binary("pillion"))];
-    programs.extend(peers::find("envoy").map(|envoy| ("envoy", envoy)));
 
     // Who answers, with which rule's mark, under which host.
     let cases = [
@@ -185,7 +162,7 @@ async fn envoy_and_our_proxy_find_the_servers_of_every_resolution_alike() {
         (format!("http://none.localhost:{one}/"), 502, "", ""),
         (format!("http://a.none.localhost:{two}/"), 502, "", ""),
     ];
-    for (name, program) in programs {
+    for (name, program) in from_files::programs() {
         let proxy = FromFiles::start(name, &program, home.path()).await;
         eventually(&format!("{name} listens:\n{}", proxy.says()), WITHIN, || async {
             let answer = Client::new(&proxy.outbound).get("http://round.example/").await.ok()?;

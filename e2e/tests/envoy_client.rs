@@ -8,15 +8,11 @@ use std::{
 };
 
 use http::StatusCode;
-use pillion_e2e::{client, client::Client, eventually, mesh::Mesh, peers, workspace};
+use pillion_e2e::{client, client::Client, eventually, mesh::Mesh, peers, planes::free_port, workspace};
 use serde_json::Value;
-use tokio::{net::TcpListener, process::Command};
+use tokio::process::Command;
 
 const WITHIN: Duration = Duration::from_secs(30);
-
-async fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.and_then(|listener| listener.local_addr()).expect("a free port").port()
-}
 
 fn bootstrap(xds: &str, variant: &str, proxy_port: u16, admin_port: u16) -> String {
     let (host, port) = xds.rsplit_once(':').expect("host:port");

@@ -11,14 +11,12 @@ use std::{
 };
 
 use pillion_e2e::{
-    binary, eventually, peers,
+    eventually, from_files,
+    planes::free_address,
     raw::{self, Exchange},
 };
 use tempfile::TempDir;
-use tokio::{
-    net::TcpListener,
-    process::{Child, Command},
-};
+use tokio::process::Child;
 
 const WITHIN: Duration = Duration::from_secs(30);
 /// What the upstream says beside its length.
@@ -51,11 +49,6 @@ fn mesh_config(settings: &str) -> String {
     format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata:\n  mesh: |\n    {settings}\n")
 }
 
-async fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    listener.local_addr().expect("bound").to_string()
-}
-
 /// A sidecar or a gateway, run by one program.
 struct Proxy {
     program: &'static str,
@@ -65,15 +58,13 @@ struct Proxy {
     /// Where requests go out, at a sidecar.
     outbound: String,
     inbound: String,
-    log: PathBuf,
     _child: Child,
 }
 
 impl Proxy {
     async fn ask(&self, address: &str, request: &str) -> Exchange {
         let answer = raw::ask(address, request).await;
-        answer
-            .unwrap_or_else(|error| panic!("{}: {request:?}: {error}\n{}", self.program, fs::read_to_string(&self.log).unwrap_or_default()))
+        answer.unwrap_or_else(|error| panic!("{}: {request:?}: {error}\n{}", self.program, from_files::says(&self.out)))
     }
 }
 
@@ -96,8 +87,7 @@ impl Bench {
         fs::write(home.path().join("mesh/mesh.yaml"), MESH).expect("writable");
         let mut bench = Self { home, sidecars: Vec::new(), gateways: Vec::new() };
         bench.configure(settings).await;
-        let mut programs = vec![("pillion", binary("pillion"))];
-        programs.extend(peers::find("envoy").map(|envoy| ("envoy", envoy)));
+        let programs = from_files::programs();
         for (name, program) in &programs {
             let sidecar = bench.proxy(name, program, "default/echo").await;
             let gateway = bench.proxy(name, program, "istio-system/istio-ingressgateway").await;
@@ -105,7 +95,7 @@ impl Bench {
             bench.gateways.push(gateway);
         }
         for proxy in bench.sidecars.iter().chain(&bench.gateways) {
-            eventually(&format!("{} listens:\n{}", proxy.program, fs::read_to_string(&proxy.log).unwrap_or_default()), WITHIN, || async {
+            eventually(&format!("{} listens:\n{}", proxy.program, from_files::says(&proxy.out)), WITHIN, || async {
                 let answer = raw::ask(&proxy.inbound, "GET / HTTP/1.1\r\nhost: echo\r\n\r\n").await;
                 answer.ok().filter(|answer| answer.status() == 200)
             })
@@ -119,35 +109,17 @@ impl Bench {
         let (outbound, inbound, admin) = (free_address().await, free_address().await, free_address().await);
         let mut placed: Vec<String> = ["--workload", workload, "--admin", &admin].map(str::to_owned).to_vec();
         placed.extend(["--inbound".to_owned(), format!("http={inbound}")]);
+        placed.extend(["--endpoints".to_owned(), self.home.path().join("ready.json").to_string_lossy().into_owned()]);
         if workload.starts_with("default/") {
             placed.extend(["--outbound".to_owned(), outbound.clone()]);
         }
         self.translate(&out, &placed).await;
-        let log = out.with_extension("log");
-        let mut command = Command::new(path);
-        match program {
-            "envoy" => {
-                command.arg("-c").arg(out.join("envoy.yaml")).args(["--concurrency", "1", "--log-level", "warn", "--use-dynamic-base-id"])
-            }
-            _ => command.args(["proxy", "--status", "off", "--workers", "1", "--resources"]).arg(&out),
-        };
-        let child = command.stdout(Stdio::null()).stderr(fs::File::create(&log).expect("a log file")).kill_on_drop(true).spawn();
-        Proxy { program, out, placed, outbound, inbound, log, _child: child.expect("the proxy starts") }
+        let child = from_files::run(program, path, &out, Stdio::null());
+        Proxy { program, out, placed, outbound, inbound, _child: child }
     }
 
     async fn translate(&self, out: &Path, placed: &[String]) {
-        let output = Command::new(binary("pillion"))
-            .arg("translate")
-            .arg(self.home.path().join("mesh"))
-            .args(placed)
-            .arg("--endpoints")
-            .arg(self.home.path().join("ready.json"))
-            .arg("--out")
-            .arg(out)
-            .output()
-            .await
-            .expect("pillion starts");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        from_files::translate(&self.home.path().join("mesh"), out, placed).await;
     }
 
     /// Edits the MeshConfig, and has every proxy told.

@@ -13,23 +13,15 @@ use std::{
 
 use http::Method;
 use pillion_e2e::{
-    binary,
     client::{self, Answer, Client},
-    eventually,
+    eventually, from_files,
     mesh::{Mesh, write_by_rename},
-    peers,
+    planes::free_address,
 };
 use tempfile::TempDir;
-use tokio::{
-    net::TcpListener,
-    process::{Child, Command},
-};
+use tokio::process::Child;
 
 const WITHIN: Duration = Duration::from_secs(30);
-
-async fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.and_then(|listener| listener.local_addr()).expect("a free port").port()
-}
 
 /// A proxy that runs from a folder of files.
 struct FromFiles {
@@ -38,7 +30,6 @@ struct FromFiles {
     outbound: String,
     inbound: String,
     admin: String,
-    log: PathBuf,
     _child: Child,
 }
 
@@ -56,10 +47,8 @@ impl Bench {
         let home = tempfile::tempdir().expect("a temporary folder");
         let ready = home.path().join("ready.json");
         fs::write(&ready, format!("{}\n", mesh.ready)).expect("writable");
-        let mut programs = vec![("pillion", binary("pillion"))];
-        programs.extend(peers::find("envoy").map(|envoy| ("envoy", envoy)));
         let mut bench = Self { mesh, ready, proxies: Vec::new(), _home: home };
-        for (name, program) in programs {
+        for (name, program) in from_files::programs() {
             let proxy = bench.proxy(name, &program).await;
             bench.proxies.push(proxy);
         }
@@ -74,34 +63,17 @@ impl Bench {
 
     async fn proxy(&self, name: &'static str, program: &Path) -> FromFiles {
         let out = self._home.path().join(name);
-        let address = async || format!("127.0.0.1:{}", free_port().await);
-        let (outbound, inbound, admin) = (address().await, address().await, address().await);
+        let (outbound, inbound, admin) = (free_address().await, free_address().await, free_address().await);
         self.translate(&out, &outbound, &inbound, &admin).await;
-        let log = self._home.path().join(format!("{name}.log"));
-        let mut command = Command::new(program);
-        match name {
-            "envoy" => {
-                command.arg("-c").arg(out.join("envoy.yaml")).args(["--concurrency", "1", "--log-level", "warn", "--use-dynamic-base-id"])
-            }
-            _ => command.args(["proxy", "--status", "off", "--workers", "1", "--resources"]).arg(&out),
-        };
-        let child = command.stdout(Stdio::null()).stderr(fs::File::create(&log).expect("a log file")).kill_on_drop(true).spawn();
-        FromFiles { name, out, outbound, inbound, admin, log, _child: child.expect("the proxy starts") }
+        let child = from_files::run(name, program, &out, Stdio::null());
+        FromFiles { name, out, outbound, inbound, admin, _child: child }
     }
 
     async fn translate(&self, out: &Path, outbound: &str, inbound: &str, admin: &str) {
-        let output = Command::new(binary("pillion"))
-            .arg("translate")
-            .arg(&self.mesh.dir)
-            .args(["--workload", "default/visitor", "--outbound", outbound, "--admin", admin, "--inbound", &format!("http={inbound}")])
-            .arg("--endpoints")
-            .arg(&self.ready)
-            .arg("--out")
-            .arg(out)
-            .output()
-            .await
-            .expect("pillion starts");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let (inbound, ready) = (format!("http={inbound}"), self.ready.to_string_lossy());
+        let placed =
+            ["--workload", "default/visitor", "--outbound", outbound, "--admin", admin, "--inbound", &inbound, "--endpoints", &ready];
+        from_files::translate(&self.mesh.dir, out, &placed.map(str::to_owned)).await;
     }
 
     /// Changes a file of the mesh and translates again for every proxy.
@@ -120,7 +92,7 @@ impl Bench {
 
 impl FromFiles {
     fn says(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+        from_files::says(&self.out)
     }
 
     async fn ask(&self, path: &str, headers: &[(&str, &str)]) -> Answer {

@@ -6,17 +6,13 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::Stdio,
     time::Duration,
 };
 
-use pillion_e2e::{binary, client, eventually};
+use pillion_e2e::{binary, client, eventually, from_files, planes::free_address};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::{
-    net::TcpListener,
-    process::{Child, Command},
-};
+use tokio::process::Child;
 
 use crate::{generate::NAMESPACE, wire};
 
@@ -26,10 +22,10 @@ const WITHIN: Duration = Duration::from_secs(60);
 pub struct Proxy {
     /// `envoy` or `pillion`: also what marks of its requests begin with.
     pub name: &'static str,
+    out: PathBuf,
     pub outbound: String,
     admin: String,
     access_log: PathBuf,
-    log: PathBuf,
     _child: Child,
 }
 
@@ -65,50 +61,21 @@ impl Pair {
     }
 }
 
-async fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").await.and_then(|listener| listener.local_addr()).expect("a free port").to_string()
-}
-
 impl Proxy {
     async fn start(name: &'static str, program: &Path, input: &Path, home: &Path) -> Self {
         let out = home.join(name);
         let (outbound, admin) = (free_address().await, free_address().await);
-        let translated = Command::new(binary("pillion"))
-            .arg("translate")
-            .arg(input)
-            .args(["--workload", &format!("{NAMESPACE}/client-v1"), "--outbound", &outbound, "--admin", &admin])
-            .args(["--inbound", &format!("http={}", free_address().await), "--out"])
-            .arg(&out)
-            .output()
-            .await
-            .expect("pillion starts");
-        assert!(translated.status.success(), "{}", String::from_utf8_lossy(&translated.stderr));
-        let (log, access_log) = (home.join(format!("{name}.log")), home.join(format!("{name}.access")));
-        let mut command = Command::new(program);
-        match name {
-            "envoy" => command.arg("-c").arg(out.join("envoy.yaml")).args([
-                "--concurrency",
-                "1",
-                "--log-level",
-                "warn",
-                "--use-dynamic-base-id",
-                "--file-flush-interval-msec",
-                "50",
-            ]),
-            _ => command.args(["proxy", "--status", "off", "--workers", "1", "--resources"]).arg(&out),
-        };
-        let child = command
-            .stdout(fs::File::create(&access_log).expect("a log file"))
-            .stderr(fs::File::create(&log).expect("a log file"))
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .spawn();
-        Self { name, outbound, admin, access_log, log, _child: child.expect("the proxy starts") }
+        let (workload, inbound) = (format!("{NAMESPACE}/client-v1"), format!("http={}", free_address().await));
+        let placed = ["--workload", &workload, "--outbound", &outbound, "--admin", &admin, "--inbound", &inbound].map(str::to_owned);
+        from_files::translate(input, &out, &placed).await;
+        let access_log = home.join(format!("{name}.access"));
+        let child = from_files::run(name, program, &out, fs::File::create(&access_log).expect("a log file").into());
+        Self { name, out, outbound, admin, access_log, _child: child }
     }
 
     /// Its own log.
     pub fn says(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+        from_files::says(&self.out)
     }
 
     /// The lines of the access log so far, by user agent.
